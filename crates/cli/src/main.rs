@@ -1,0 +1,3 @@
+//! The `kasbah` command.
+
+fn main() {}

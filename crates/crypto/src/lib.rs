@@ -1,0 +1,25 @@
+//! Formats of TDF key wrapping as pure functions; no I/O.
+//!
+//! A data key ([`Dek`]) is wrapped for a KAS or for a client with a [`PublicKey`]: RSA-OAEP
+//! ([`rsa`]) or EC-wrap ([`ec`]). [`binding`] ties it to a policy. Software private keys are
+//! [`PrivateKey`]; keys that live in a token never appear here.
+#![forbid(unsafe_code)]
+
+mod algorithm;
+pub mod binding;
+mod dek;
+pub mod ec;
+pub mod envelope;
+mod key;
+pub mod rsa;
+
+pub use algorithm::{Algorithm, Curve, UnknownAlgorithm};
+pub use binding::PolicyBinding;
+pub use dek::Dek;
+pub use key::{PrivateKey, PublicKey, PublicKeyError, WrappedDek};
+
+/// A cryptographic operation failed. Carries nothing: bad padding, a wrong key and a wrong tag
+/// must look alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("cryptographic operation failed")]
+pub struct CryptoError;

@@ -1,0 +1,21 @@
+//! Compiles `proto/` without a system `protoc`.
+
+use std::error::Error;
+
+use prost::Message;
+
+const FILES: [&str; 1] = ["kas/kas.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");
+    println!("cargo:rerun-if-changed={root}");
+    let mut compiler = protox::Compiler::new([root])?;
+    compiler.include_imports(true).include_source_info(false);
+    compiler.open_files(FILES)?;
+    let set = prost_types::FileDescriptorSet::decode(&*compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .generate_default_stubs(true)
+        .include_file("kasbah.rs")
+        .compile_fds_with_config(set, prost_build::Config::new())?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Fixtures for tests: fresh tokens, signed tokens, golden TDFs.

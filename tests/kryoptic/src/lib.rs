@@ -1,0 +1,1 @@
+//! Exists only so that cargo resolves the module; see `Cargo.toml`.
