@@ -1,0 +1,38 @@
+# The two commands of the README, and the pieces they are made of.
+.PHONY: demo test deps kryoptic tools python recorder lint doc bench
+
+# Opens a TDF through a throw-away Kasbah. ONCE=1 stops the server afterwards.
+demo:
+	./tests/bin/install-deps demo
+	./tests/bin/demo
+
+# Every tier of the test suite; ends with a table of tiers.
+test: deps tools kryoptic python
+	./tests/bin/tiers
+
+# What the tests need from the system.
+deps:
+	./tests/bin/install-deps test
+
+# The test runner.
+tools:
+	./tests/bin/install-nextest
+
+# The second PKCS#11 module of the tests, cached by its lock file.
+kryoptic:
+	./tests/bin/build-kryoptic
+
+# The Python client of the tests.
+python:
+	./tests/python/setup.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Figures for docs/benchmarks.md; needs an otherwise idle machine.
+bench: deps kryoptic
+	./tests/bin/bench
