@@ -12,6 +12,7 @@ mod deadline;
 mod details;
 mod error;
 mod index;
+mod instance;
 mod manager;
 mod protected;
 mod recipient;
@@ -23,6 +24,7 @@ pub use deadline::Deadline;
 pub use details::{KeyDetails, KeyId, KeyMode, KeyStatus, PrivateKeyRef, ProviderConfig};
 pub use error::{BoxError, Error, Result};
 pub use index::{KeyFilter, KeyIndex};
+pub use instance::Lease;
 pub use kasbah_crypto::{
     Algorithm, Curve, Dek, PolicyBinding, PublicKey, WrappedDek, ec::EcPublicKey,
 };
@@ -30,4 +32,4 @@ pub use manager::{Health, KeyManager, KeyManagerFactory, KeyManagers, Registrati
 pub use protected::{ProtectedKey, RewrappedKey, SoftwareKey, VerifiedKey};
 pub use recipient::{DeviceRecipient, Recipient};
 pub use secret::{SecretError, SecretSource};
-pub use service::{Designation, KeyService, Lease, UnknownManager};
+pub use service::{Designation, KeyService, UnknownManager};

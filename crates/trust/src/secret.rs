@@ -48,8 +48,9 @@ impl SecretSource {
                 env::var(name).map(String::into_bytes).map_err(|error| error.to_string())
             }
             Self::Credential(name) => {
-                let directory = env::var_os("CREDENTIALS_DIRECTORY")
-                    .ok_or("CREDENTIALS_DIRECTORY is not set; is this unit given the credential?")?;
+                let directory = env::var_os("CREDENTIALS_DIRECTORY").ok_or(
+                    "CREDENTIALS_DIRECTORY is not set; is this unit given the credential?",
+                )?;
                 fs::read(PathBuf::from(directory).join(name)).map_err(|error| error.to_string())
             }
             Self::Command(words) => {
