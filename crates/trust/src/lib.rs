@@ -28,7 +28,9 @@ pub use instance::Lease;
 pub use kasbah_crypto::{
     Algorithm, Curve, Dek, PolicyBinding, PublicKey, WrappedDek, ec::EcPublicKey,
 };
-pub use manager::{Health, KeyManager, KeyManagerFactory, KeyManagers, RegistrationError, RewrapRequest};
+pub use manager::{
+    Health, KeyManager, KeyManagerFactory, KeyManagers, RegistrationError, RewrapRequest,
+};
 pub use protected::{ProtectedKey, RewrappedKey, SoftwareKey, VerifiedKey};
 pub use recipient::{DeviceRecipient, Recipient};
 pub use secret::{SecretError, SecretSource};
