@@ -81,6 +81,14 @@ impl WrapKey {
         todo!()
     }
 
+    /// The derived key as a data key itself, for agreements that wrap nothing.
+    ///
+    /// # Errors
+    /// None in practice: 32 bytes are a data key.
+    pub fn to_dek(&self) -> Result<Dek, CryptoError> {
+        Dek::from_slice(self.0.as_ref())
+    }
+
     /// Encrypts a data key under a random nonce into a blob.
     ///
     /// # Errors
