@@ -74,7 +74,7 @@ struct HollowFactory(Arc<Life>);
 #[async_trait]
 impl KeyManager for Hollow {
     fn name(&self) -> &str {
-        &self.config.manager
+        self.config.manager.as_str()
     }
 
     async fn decrypt(

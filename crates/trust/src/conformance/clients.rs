@@ -9,10 +9,10 @@ use aws_lc_rs::{
         OaepPublicEncryptingKey, PublicEncryptingKey,
     },
 };
-use base64::prelude::{BASE64_STANDARD, Engine as _};
 use kasbah_crypto::{
     Algorithm, Curve, Dek, PrivateKey, PublicKey, WrappedDek, ec, ec::EcPrivateKey, ec::EcPublicKey,
 };
+use pem_rfc7468::{LineEnding, encode_string};
 
 use crate::{Recipient, RewrappedKey};
 
@@ -87,18 +87,8 @@ impl Clients {
 fn rsa(size: KeySize) -> PrivateKey {
     let pair = KeyPair::generate(size).expect("RSA key");
     let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).expect("RSA key in PKCS#8");
-    PrivateKey::from_pem(&pem("PRIVATE KEY", der.as_ref())).expect("RSA key in PEM")
-}
-
-/// PEM text around `der`.
-pub(super) fn pem(label: &str, der: &[u8]) -> String {
-    let text = BASE64_STANDARD.encode(der);
-    let mut pem = format!("-----BEGIN {label}-----\n");
-    for line in text.as_bytes().chunks(64) {
-        pem.push_str(std::str::from_utf8(line).expect("base64 is ASCII"));
-        pem.push('\n');
-    }
-    pem + &format!("-----END {label}-----\n")
+    let pem = encode_string("PRIVATE KEY", LineEnding::LF, der.as_ref()).expect("PEM");
+    PrivateKey::from_pem(&pem).expect("RSA key in PEM")
 }
 
 /// Which hash an OAEP ciphertext is made with.
