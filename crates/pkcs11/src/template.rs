@@ -12,7 +12,7 @@ use cryptoki::{
     types::Ulong,
 };
 use cryptoki_sys::CK_ULONG;
-use kasbah_crypto::{Curve, rsa::RsaPublicKey};
+use kasbah_crypto::{Curve, ec::EcPublicKey, rsa::RsaPublicKey};
 
 use crate::ffi;
 
@@ -321,6 +321,29 @@ pub(crate) fn curve_oid(curve: Curve) -> &'static [u8] {
         Curve::P256 => &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07],
         Curve::P384 => &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22],
         Curve::P521 => &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23],
+    }
+}
+
+/// `CKA_EC_POINT` of a key: its SEC 1 point as a DER OCTET STRING.
+pub(crate) fn ec_point(key: &EcPublicKey) -> Vec<u8> {
+    let point = key.point();
+    [octet_string_header(point.len()), point].concat()
+}
+
+/// The key in a `CKA_EC_POINT`.
+pub(crate) fn ec_key(curve: Curve, value: &[u8]) -> Option<EcPublicKey> {
+    let len = 1 + 2 * curve.field_len();
+    // Some modules leave the OCTET STRING out.
+    let point = value.strip_prefix(octet_string_header(len)).filter(|point| point.len() == len);
+    EcPublicKey::from_sec1(curve, point.unwrap_or(value)).ok()
+}
+
+/// Tag and length in front of an uncompressed point of one of our curves.
+fn octet_string_header(len: usize) -> &'static [u8] {
+    match len {
+        65 => &[0x04, 65],
+        97 => &[0x04, 97],
+        _ => &[0x04, 0x81, 133],
     }
 }
 

@@ -12,7 +12,7 @@ use cryptoki::{
     session::{Session, UserType},
     slot::Slot,
 };
-use kasbah_crypto::{Curve, PublicKey, ec::EcPublicKey, rsa::RsaPublicKey};
+use kasbah_crypto::{PublicKey, rsa::RsaPublicKey};
 use kasbah_trust::SecretSource;
 
 use crate::{
@@ -443,23 +443,10 @@ pub fn public_key(session: &Session, object: ObjectHandle) -> Result<Option<Publ
     {
         return Ok(Some(PublicKey::Rsa(key)));
     }
-    Ok(curve.zip(point).and_then(|(curve, point)| ec_key(curve, &point)).map(PublicKey::Ec))
-}
-
-/// `CKA_EC_POINT` is a DER OCTET STRING around the SEC 1 point.
-fn ec_key(curve: Curve, point: &[u8]) -> Option<EcPublicKey> {
-    let len = 1 + 2 * curve.field_len();
-    let header = point.len().checked_sub(len)?;
-    let expected: &[u8] = match header {
-        0 => &[],
-        2 => &[0x04, u8::try_from(len).ok()?],
-        3 => &[0x04, 0x81, u8::try_from(len).ok()?],
-        _ => return None,
-    };
-    if &point[..header] != expected {
-        return None;
-    }
-    EcPublicKey::from_sec1(curve, &point[header..]).ok()
+    Ok(curve
+        .zip(point)
+        .and_then(|(curve, point)| template::ec_key(curve, &point))
+        .map(PublicKey::Ec))
 }
 
 fn attributes(
