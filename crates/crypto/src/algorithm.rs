@@ -1,5 +1,7 @@
 use std::{fmt, str::FromStr};
 
+use spki::ObjectIdentifier;
+
 /// Algorithm of a KAS key, written as OpenTDF does (`rsa:2048`, `ec:secp256r1`, ...).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
@@ -71,6 +73,29 @@ impl FromStr for Algorithm {
 }
 
 impl Curve {
+    /// The curve of an object identifier, RFC 5480, section 2.1.1.1.
+    pub(crate) fn from_oid(oid: ObjectIdentifier) -> Option<Self> {
+        [Self::P256, Self::P384, Self::P521].into_iter().find(|curve| curve.oid() == oid)
+    }
+
+    /// Object identifier, RFC 5480, section 2.1.1.1.
+    pub fn oid(self) -> ObjectIdentifier {
+        match self {
+            Self::P256 => ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7"),
+            Self::P384 => ObjectIdentifier::new_unwrap("1.3.132.0.34"),
+            Self::P521 => ObjectIdentifier::new_unwrap("1.3.132.0.35"),
+        }
+    }
+
+    /// `crv` of a JSON Web Key, RFC 7518, section 6.2.1.1.
+    pub(crate) fn jwk_name(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+            Self::P521 => "P-521",
+        }
+    }
+
     /// Width of a field element, which is the length of an ECDH shared secret, in bytes.
     pub fn field_len(self) -> usize {
         match self {

@@ -3,17 +3,26 @@
 //! A blob is `nonce (12) || ciphertext || tag (16)` with empty additional data; 60 bytes for a
 //! 32-byte data key.
 
+use aws_lc_rs::{
+    aead::{AES_256_GCM, LessSafeKey, UnboundKey},
+    agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521, UnparsedPublicKey},
+    hkdf::{self, HKDF_SHA256, Salt},
+};
+use p256::elliptic_curve::sec1::ToSec1Point;
 use zeroize::Zeroizing;
 
-use crate::{CryptoError, Curve, Dek, PublicKeyError};
+use crate::{CryptoError, Curve, Dek, PublicKeyError, gcm};
 
 /// SHA-256 of the ASCII bytes `TDF`, the HKDF salt.
-pub const HKDF_SALT: [u8; 32] = [0; 32];
+pub const HKDF_SALT: [u8; 32] = [
+    0xaa, 0x17, 0xcf, 0x44, 0x58, 0x5f, 0xe1, 0x5f, 0xd6, 0x34, 0xc2, 0x7b, 0x95, 0x12, 0xd8, 0x42,
+    0xb4, 0x2a, 0xf1, 0xba, 0xc6, 0x17, 0x8d, 0x92, 0x16, 0x1e, 0xdb, 0x4e, 0x2a, 0xbf, 0x81, 0x97,
+];
 
 /// Length of the GCM nonce in front of a blob.
-pub const NONCE_LEN: usize = 12;
+pub const NONCE_LEN: usize = aws_lc_rs::aead::NONCE_LEN;
 /// Length of the GCM tag at the end of a blob.
-pub const TAG_LEN: usize = 16;
+pub const TAG_LEN: usize = gcm::TAG_LEN;
 
 /// A point that was checked to lie on its curve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +37,15 @@ impl EcPublicKey {
     /// # Errors
     /// [`PublicKeyError::Malformed`] when it is no point of the curve.
     pub fn from_sec1(curve: Curve, point: &[u8]) -> Result<Self, PublicKeyError> {
-        let _ = (curve, point);
-        todo!()
+        let point = match curve {
+            Curve::P256 => p256::PublicKey::from_sec1_bytes(point)
+                .map(|key| key.to_sec1_point(false).as_bytes().into()),
+            Curve::P384 => p384::PublicKey::from_sec1_bytes(point)
+                .map(|key| key.to_sec1_point(false).as_bytes().into()),
+            Curve::P521 => p521::PublicKey::from_sec1_bytes(point)
+                .map(|key| key.to_sec1_point(false).as_bytes().into()),
+        };
+        Ok(Self { curve, point: point.map_err(|_| PublicKeyError::Malformed)? })
     }
 
     /// The curve.
@@ -44,7 +60,10 @@ impl EcPublicKey {
 }
 
 /// An EC private key in software, operated in constant time. No `Debug`, no `Clone`.
-pub struct EcPrivateKey(());
+pub struct EcPrivateKey {
+    key: agreement::PrivateKey,
+    public: EcPublicKey,
+}
 
 impl EcPrivateKey {
     /// A fresh key.
@@ -52,13 +71,29 @@ impl EcPrivateKey {
     /// # Errors
     /// [`CryptoError`] when the system's random source fails.
     pub fn generate(curve: Curve) -> Result<Self, CryptoError> {
-        let _ = curve;
-        todo!()
+        let key = agreement::PrivateKey::generate(algorithm(curve)).map_err(|_| CryptoError)?;
+        Self::new(curve, key)
+    }
+
+    /// Takes a scalar, big-endian, as long as a field element.
+    ///
+    /// # Errors
+    /// [`CryptoError`] when it is none of the curve.
+    pub fn from_scalar(curve: Curve, scalar: &[u8]) -> Result<Self, CryptoError> {
+        let key = agreement::PrivateKey::from_private_key(algorithm(curve), scalar)
+            .map_err(|_| CryptoError)?;
+        Self::new(curve, key)
+    }
+
+    fn new(curve: Curve, key: agreement::PrivateKey) -> Result<Self, CryptoError> {
+        let point = key.compute_public_key().map_err(|_| CryptoError)?;
+        let public = EcPublicKey::from_sec1(curve, point.as_ref()).map_err(|_| CryptoError)?;
+        Ok(Self { key, public })
     }
 
     /// The public half.
     pub fn public_key(&self) -> &EcPublicKey {
-        todo!()
+        &self.public
     }
 
     /// ECDH followed by HKDF.
@@ -66,8 +101,23 @@ impl EcPrivateKey {
     /// # Errors
     /// [`CryptoError`] when the curves differ or the point is refused.
     pub fn agree(&self, peer: &EcPublicKey) -> Result<WrapKey, CryptoError> {
-        let _ = peer;
-        todo!()
+        if peer.curve != self.public.curve {
+            return Err(CryptoError);
+        }
+        let peer = UnparsedPublicKey::new(algorithm(peer.curve), &peer.point);
+        agreement::agree(&self.key, peer, CryptoError, WrapKey::derive)
+    }
+
+    pub(crate) fn inner(&self) -> &agreement::PrivateKey {
+        &self.key
+    }
+}
+
+fn algorithm(curve: Curve) -> &'static agreement::Algorithm {
+    match curve {
+        Curve::P256 => &ECDH_P256,
+        Curve::P384 => &ECDH_P384,
+        Curve::P521 => &ECDH_P521,
     }
 }
 
@@ -76,9 +126,23 @@ pub struct WrapKey(Zeroizing<[u8; 32]>);
 
 impl WrapKey {
     /// Derives the key from an ECDH shared secret (the x-coordinate, fixed width).
-    pub fn derive(shared_secret: &[u8]) -> Self {
-        let _ = shared_secret;
-        todo!()
+    ///
+    /// # Errors
+    /// None in practice: HKDF-SHA256 yields up to 8160 bytes.
+    pub fn derive(shared_secret: &[u8]) -> Result<Self, CryptoError> {
+        struct Len;
+        impl hkdf::KeyType for Len {
+            fn len(&self) -> usize {
+                32
+            }
+        }
+        let mut key = Zeroizing::new([0; 32]);
+        Salt::new(HKDF_SHA256, &HKDF_SALT)
+            .extract(shared_secret)
+            .expand(&[], Len)
+            .and_then(|okm| okm.fill(key.as_mut()))
+            .map_err(|_| CryptoError)?;
+        Ok(Self(key))
     }
 
     /// The derived key as a data key itself, for agreements that wrap nothing.
@@ -94,8 +158,7 @@ impl WrapKey {
     /// # Errors
     /// [`CryptoError`] when the system's random source fails.
     pub fn seal(&self, dek: &Dek) -> Result<Vec<u8>, CryptoError> {
-        let _ = (dek, &self.0);
-        todo!()
+        gcm::seal(&self.cipher()?, dek.expose_secret())
     }
 
     /// Decrypts a blob.
@@ -103,7 +166,11 @@ impl WrapKey {
     /// # Errors
     /// [`CryptoError`] for every reason alike.
     pub fn open(&self, blob: &[u8]) -> Result<Dek, CryptoError> {
-        let _ = blob;
-        todo!()
+        Dek::from_slice(&gcm::open(&self.cipher()?, blob)?)
+    }
+
+    fn cipher(&self) -> Result<LessSafeKey, CryptoError> {
+        let key = UnboundKey::new(&AES_256_GCM, self.0.as_ref()).map_err(|_| CryptoError)?;
+        Ok(LessSafeKey::new(key))
     }
 }

@@ -10,13 +10,18 @@ pub mod binding;
 mod dek;
 pub mod ec;
 pub mod envelope;
+mod gcm;
 mod key;
+pub mod keywrap;
+mod parts;
+mod pem;
 pub mod rsa;
 
 pub use algorithm::{Algorithm, Curve, UnknownAlgorithm};
 pub use binding::PolicyBinding;
 pub use dek::Dek;
 pub use key::{PrivateKey, PublicKey, PublicKeyError, WrappedDek};
+pub use parts::{PrivateKeyParts, RsaParts};
 
 /// A cryptographic operation failed. Carries nothing: bad padding, a wrong key and a wrong tag
 /// must look alike.

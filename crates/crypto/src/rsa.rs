@@ -1,7 +1,18 @@
 //! RSAES-OAEP with SHA-1 for label hash and MGF1 and an empty label (RFC 8017, section 7.1), the
 //! `wrapped` form of a data key.
 
-use crate::{CryptoError, Dek, PublicKeyError};
+use aws_lc_rs::rsa::{
+    OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
+    PublicEncryptingKey,
+};
+use zeroize::Zeroizing;
+
+use crate::{CryptoError, Dek, PublicKey, PublicKeyError};
+
+/// Smallest modulus in bits.
+pub const MIN_BITS: usize = 2048;
+/// Largest modulus in bits.
+pub const MAX_BITS: usize = 8192;
 
 /// An RSA public key that passed the host-side checks: 2048 to 8192 bits, odd modulus, odd
 /// exponent from 65537 to 2^64.
@@ -17,8 +28,21 @@ impl RsaPublicKey {
     /// # Errors
     /// [`PublicKeyError::Refused`] when a token could not safely be given this key.
     pub fn from_components(modulus: &[u8], exponent: &[u8]) -> Result<Self, PublicKeyError> {
-        let _ = (modulus, exponent);
-        todo!()
+        let modulus = strip_zeros(modulus);
+        let exponent = strip_zeros(exponent);
+        let bits = bit_len(modulus);
+        if !(MIN_BITS..=MAX_BITS).contains(&bits) {
+            return Err(PublicKeyError::Refused("the modulus must have 2048 to 8192 bits"));
+        }
+        if !is_odd(modulus) {
+            return Err(PublicKeyError::Refused("the modulus must be odd"));
+        }
+        if !is_odd(exponent) || exponent.len() > 8 || bit_len(exponent) < 17 {
+            return Err(PublicKeyError::Refused(
+                "the exponent must be odd and between 65537 and 2^64",
+            ));
+        }
+        Ok(Self { modulus: modulus.into(), exponent: exponent.into() })
     }
 
     /// Unsigned big-endian, no leading zero.
@@ -33,7 +57,7 @@ impl RsaPublicKey {
 
     /// Size of the modulus in bits.
     pub fn bits(&self) -> usize {
-        todo!()
+        bit_len(&self.modulus)
     }
 
     /// Encrypts a data key; the result is as long as the modulus.
@@ -41,26 +65,58 @@ impl RsaPublicKey {
     /// # Errors
     /// [`CryptoError`] when the library refuses the key.
     pub fn encrypt(&self, dek: &Dek) -> Result<Vec<u8>, CryptoError> {
-        let _ = dek;
-        todo!()
+        let spki = PublicKey::Rsa(self.clone()).to_spki_der();
+        let key = PublicEncryptingKey::from_der(&spki).map_err(|_| CryptoError)?;
+        let key = OaepPublicEncryptingKey::new(key).map_err(|_| CryptoError)?;
+        let mut ciphertext = vec![0; key.ciphertext_size()];
+        key.encrypt(&OAEP_SHA1_MGF1SHA1, dek.expose_secret(), &mut ciphertext, None)
+            .map_err(|_| CryptoError)?;
+        Ok(ciphertext)
     }
 }
 
 /// An RSA private key in software, operated in constant time. No `Debug`, no `Clone`.
-pub struct RsaPrivateKey(());
+pub struct RsaPrivateKey {
+    key: OaepPrivateDecryptingKey,
+    public: RsaPublicKey,
+}
 
 impl RsaPrivateKey {
+    /// Reads DER `PrivateKeyInfo` whose public half is `public`.
+    pub(crate) fn from_pkcs8(der: &[u8], public: RsaPublicKey) -> Result<Self, CryptoError> {
+        let key = PrivateDecryptingKey::from_pkcs8(der).map_err(|_| CryptoError)?;
+        let key = OaepPrivateDecryptingKey::new(key).map_err(|_| CryptoError)?;
+        Ok(Self { key, public })
+    }
+
     /// Decrypts a data key.
     ///
     /// # Errors
     /// [`CryptoError`] for every reason alike.
     pub fn decrypt(&self, ciphertext: &[u8]) -> Result<Dek, CryptoError> {
-        let _ = ciphertext;
-        todo!()
+        let mut plaintext = Zeroizing::new([0; MAX_BITS / 8]);
+        let dek = self
+            .key
+            .decrypt(&OAEP_SHA1_MGF1SHA1, ciphertext, plaintext.as_mut(), None)
+            .map_err(|_| CryptoError)?;
+        Dek::from_slice(dek)
     }
 
     /// The public half.
     pub fn public_key(&self) -> &RsaPublicKey {
-        todo!()
+        &self.public
     }
+}
+
+fn strip_zeros(number: &[u8]) -> &[u8] {
+    let start = number.iter().position(|&byte| byte != 0).unwrap_or(number.len());
+    &number[start..]
+}
+
+fn bit_len(number: &[u8]) -> usize {
+    number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
+}
+
+fn is_odd(number: &[u8]) -> bool {
+    number.last().is_some_and(|last| last & 1 == 1)
 }
