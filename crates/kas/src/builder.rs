@@ -1,0 +1,207 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use kasbah_trust::{
+    Algorithm, KeyIndex, KeyManagerFactory, KeyManagers, KeyService, UnknownManager,
+};
+use tonic::transport::Uri;
+
+use crate::{AuditSink, Kas, Limits, TokenVerifier};
+
+/// Tolerance for clocks that differ.
+const DEFAULT_CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// Puts a [`Kas`] together. Setters never fail; [`KasBuilder::build`] reports everything at once.
+#[derive(Debug)]
+pub struct KasBuilder {
+    uri: String,
+    managers: KeyManagers,
+    default_manager: Option<String>,
+    unknown_managers: UnknownManager,
+    index: Option<Arc<dyn KeyIndex>>,
+    verifier: Option<Arc<dyn TokenVerifier>>,
+    audit: Option<Arc<dyn AuditSink>>,
+    limits: Limits,
+    clock_skew: Duration,
+    problems: Vec<String>,
+}
+
+/// Everything that keeps a [`Kas`] from being built, one line each.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BuildError {
+    problems: Vec<String>,
+}
+
+/// What a built server is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) uri: String,
+    pub(crate) keys: Arc<KeyService>,
+    pub(crate) verifier: Arc<dyn TokenVerifier>,
+    pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) limits: Limits,
+    pub(crate) clock_skew: Duration,
+}
+
+impl KasBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            uri: String::new(),
+            managers: KeyManagers::default(),
+            default_manager: None,
+            unknown_managers: UnknownManager::default(),
+            index: None,
+            verifier: None,
+            audit: None,
+            limits: Limits::default(),
+            clock_skew: DEFAULT_CLOCK_SKEW,
+            problems: Vec::new(),
+        }
+    }
+
+    /// URI this KAS is registered under, `http` or `https`. Required.
+    #[must_use]
+    pub fn uri(mut self, uri: impl Into<String>) -> Self {
+        self.uri = uri.into();
+        self
+    }
+
+    /// Registers a kind of key manager under `name` with the algorithms it serves.
+    #[must_use]
+    pub fn key_manager(
+        mut self,
+        name: &str,
+        algorithms: &[Algorithm],
+        factory: Arc<dyn KeyManagerFactory>,
+    ) -> Self {
+        if let Err(error) = self.managers.register(name, algorithms, factory) {
+            self.problems.push(error.to_string());
+        }
+        self
+    }
+
+    /// The manager of keys without a provider configuration. Required.
+    #[must_use]
+    pub fn default_manager(mut self, name: impl Into<String>) -> Self {
+        self.default_manager = Some(name.into());
+        self
+    }
+
+    /// What to do with keys whose manager nobody registered; attempts the default one if not set.
+    #[must_use]
+    pub fn unknown_managers(mut self, unknown: UnknownManager) -> Self {
+        self.unknown_managers = unknown;
+        self
+    }
+
+    /// Where keys are found. Required.
+    #[must_use]
+    pub fn key_index(mut self, index: Arc<dyn KeyIndex>) -> Self {
+        self.index = Some(index);
+        self
+    }
+
+    /// What decides whether access tokens are good. Required.
+    #[must_use]
+    pub fn verifier(mut self, verifier: Arc<dyn TokenVerifier>) -> Self {
+        self.verifier = Some(verifier);
+        self
+    }
+
+    /// Where audit events go. Required.
+    #[must_use]
+    pub fn audit(mut self, sink: Arc<dyn AuditSink>) -> Self {
+        self.audit = Some(sink);
+        self
+    }
+
+    /// Bounds; [`Limits::default`] if not set.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Tolerance for clocks that differ when time claims of a signed request token are checked;
+    /// 60 seconds if not set.
+    #[must_use]
+    pub fn clock_skew(mut self, skew: Duration) -> Self {
+        self.clock_skew = skew;
+        self
+    }
+
+    /// Checks everything and builds the server; managers are built on first use.
+    ///
+    /// # Errors
+    /// Everything that is missing or does not fit, at once.
+    pub fn build(mut self) -> Result<Kas, BuildError> {
+        self.check();
+        let default = self.default_manager.unwrap_or_default();
+        match (self.index, self.verifier, self.audit) {
+            (Some(index), Some(verifier), Some(audit)) if self.problems.is_empty() => {
+                let keys = KeyService::new(index, self.managers, &default, self.unknown_managers)
+                    .map_err(|error| BuildError { problems: vec![error.to_string()] })?;
+                Ok(Kas::new(Parts {
+                    uri: self.uri,
+                    keys: Arc::new(keys),
+                    verifier,
+                    audit,
+                    limits: self.limits,
+                    clock_skew: self.clock_skew,
+                }))
+            }
+            _ => Err(BuildError { problems: self.problems }),
+        }
+    }
+
+    fn check(&mut self) {
+        self.check_uri();
+        self.check_default_manager();
+        let missing = [
+            (self.index.is_none(), "no key index is set; call key_index"),
+            (self.verifier.is_none(), "no token verifier is set; call verifier"),
+            (self.audit.is_none(), "no audit sink is set; call audit"),
+        ];
+        self.problems.extend(missing.iter().filter(|m| m.0).map(|m| m.1.to_owned()));
+        self.problems.extend(self.limits.problems());
+    }
+
+    fn check_uri(&mut self) {
+        let fits = self.uri.parse::<Uri>().is_ok_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
+        });
+        if !fits {
+            self.problems.push(format!(
+                "the KAS URI `{}` is not an absolute http or https URI; call uri",
+                self.uri
+            ));
+        }
+    }
+
+    fn check_default_manager(&mut self) {
+        let registered: Vec<_> = self.managers.names().collect();
+        let problem = match &self.default_manager {
+            None => "no default key manager is set; call default_manager".to_owned(),
+            Some(name) if self.managers.factory(name).is_none() => format!(
+                "default key manager {name} is not registered; registered: [{}]",
+                registered.join(", ")
+            ),
+            Some(_) => return,
+        };
+        self.problems.push(problem);
+    }
+}
+
+impl BuildError {
+    /// One line for each problem.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl std::error::Error for BuildError {}

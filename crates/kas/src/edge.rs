@@ -1,0 +1,366 @@
+//! The one place that knows status codes and public texts.
+//!
+//! A text says `bad request` only where the outcome may speak of secret material: clients read
+//! those words as a sign of tampering. Every other text describes what is wrong.
+
+use std::borrow::Cow;
+
+use kasbah_crypto::PublicKeyError;
+use kasbah_trust::Error;
+use tonic::{Code, Status};
+
+use crate::{AuditOutcome, AuthError};
+
+/// Why a request, or one key access object of it, failed; in public words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    class: Class,
+    desc: Cow<'static, str>,
+    /// What the audit log is told, which can be more than the client learns.
+    pub(crate) outcome: AuditOutcome,
+}
+
+/// The codes a rewrap fails with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+}
+
+impl Fault {
+    // Of the signed request token.
+    pub(crate) const COULD_NOT_PARSE_TOKEN: Self =
+        Self::malformed(Class::Unauthenticated, "could not parse token");
+    pub(crate) const MISSING_REQUEST_BODY: Self = Self::invalid("missing request body");
+    pub(crate) const INVALID_REQUEST_BODY: Self = Self::invalid("invalid request body");
+    pub(crate) const INVALID_CONTEXT: Self =
+        Self::invalid("failed to get additional rewrap context");
+    pub(crate) const DUPLICATE_POLICY_ID: Self =
+        Self::invalid("two policy entries have the same policy id");
+    pub(crate) const DUPLICATE_KAO_ID: Self =
+        Self::invalid("two key access objects of one policy have the same id");
+
+    // Of a bound.
+    pub(crate) const SRT_TOO_LARGE: Self =
+        Self::exhausted("resource exhausted: signed request token too large");
+    pub(crate) const TOO_MANY_KAOS: Self =
+        Self::exhausted("resource exhausted: too many key access objects in one request");
+    pub(crate) const TOO_MANY_POLICIES: Self =
+        Self::exhausted("resource exhausted: too many policies in one request");
+    pub(crate) const TOO_MANY_REQUESTS: Self =
+        Self::exhausted("resource exhausted: too many requests under way, try again later");
+
+    // Of one key access object.
+    pub(crate) const BAD_REQUEST: Self = Self {
+        class: Class::InvalidArgument,
+        desc: Cow::Borrowed("bad request"),
+        outcome: AuditOutcome::Tampered,
+    };
+    pub(crate) const FORBIDDEN_NO_DECISION_SERVICE: Self = Self {
+        class: Class::PermissionDenied,
+        desc: Cow::Borrowed(
+            "forbidden: no decision service is configured for policies with attributes",
+        ),
+        outcome: AuditOutcome::Denied,
+    };
+    pub(crate) const HYBRID_NOT_ENABLED: Self = Self::invalid("hybrid-wrapped not enabled");
+    pub(crate) const INVALID_EPHEMERAL_KEY: Self = Self::invalid("invalid ephemeral public key");
+    /// The client's key is on a curve that no data key can be encrypted to.
+    pub(crate) const INVALID_REQUEST: Self = Self::invalid("invalid request");
+    pub(crate) const KAO_MISSING: Self = Self::invalid("key access object is nil");
+    pub(crate) const MISSING_BINDING: Self = Self::invalid("missing policy binding");
+    pub(crate) const MISSING_POLICY: Self = Self::invalid("missing policy");
+    pub(crate) const MISSING_POLICY_ID: Self = Self::invalid("missing policy id");
+    pub(crate) const MLKEM_NOT_ENABLED: Self = Self::invalid("mlkem-wrapped not enabled");
+    pub(crate) const NO_LEGACY_KEYS: Self = Self::invalid("no legacy key IDs found");
+    pub(crate) const UNSUPPORTED_BINDING: Self =
+        Self::invalid("unsupported policy binding algorithm");
+    pub(crate) const UNSUPPORTED_KEY_TYPE: Self = Self::invalid("unsupported key type");
+    pub(crate) const WRAPPED_KEY_EMPTY: Self = Self::invalid("wrapped key is empty");
+
+    const fn invalid(desc: &'static str) -> Self {
+        Self::malformed(Class::InvalidArgument, desc)
+    }
+
+    const fn malformed(class: Class, desc: &'static str) -> Self {
+        Self { class, desc: Cow::Borrowed(desc), outcome: AuditOutcome::Malformed }
+    }
+
+    const fn exhausted(desc: &'static str) -> Self {
+        Self {
+            class: Class::ResourceExhausted,
+            desc: Cow::Borrowed(desc),
+            outcome: AuditOutcome::Busy,
+        }
+    }
+
+    /// The client's key was refused. A curve that is not supported fails each key access object
+    /// instead of the request.
+    pub(crate) fn client_key(error: PublicKeyError) -> Self {
+        match error {
+            PublicKeyError::NoPem => Self::invalid("clientPublicKey failure"),
+            PublicKeyError::Malformed => Self::invalid("clientPublicKey parse failure"),
+            PublicKeyError::UnsupportedType => Self::invalid("clientPublicKey unsupported type"),
+            PublicKeyError::UnsupportedCurve => Self::INVALID_REQUEST,
+            PublicKeyError::Refused(reason) => Self {
+                desc: Cow::Owned(format!("clientPublicKey refused: {reason}")),
+                ..Self::INVALID_REQUEST
+            },
+        }
+    }
+
+    /// The fault of one key access object, for `KeyAccessRewrapResult.error`.
+    pub(crate) fn kao_text(&self) -> String {
+        format!("{}: {}", self.class.snake_case(), self.message())
+    }
+
+    /// The fault of a whole request.
+    pub(crate) fn status(&self) -> Status {
+        Status::new(self.class.code(), self.message())
+    }
+
+    fn message(&self) -> String {
+        let kind = if self.class.is_ours() { "internal error" } else { "request error" };
+        format!("{kind}\nrpc error: code = {} desc = {}", self.class.camel_case(), self.desc)
+    }
+}
+
+impl Class {
+    fn code(self) -> Code {
+        match self {
+            Self::FailedPrecondition => Code::FailedPrecondition,
+            Self::Internal => Code::Internal,
+            Self::InvalidArgument => Code::InvalidArgument,
+            Self::PermissionDenied => Code::PermissionDenied,
+            Self::ResourceExhausted => Code::ResourceExhausted,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::Unavailable => Code::Unavailable,
+            Self::Unimplemented => Code::Unimplemented,
+        }
+    }
+
+    fn snake_case(self) -> &'static str {
+        match self {
+            Self::FailedPrecondition => "failed_precondition",
+            Self::Internal => "internal",
+            Self::InvalidArgument => "invalid_argument",
+            Self::PermissionDenied => "permission_denied",
+            Self::ResourceExhausted => "resource_exhausted",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Unavailable => "unavailable",
+            Self::Unimplemented => "unimplemented",
+        }
+    }
+
+    fn camel_case(self) -> &'static str {
+        match self {
+            Self::FailedPrecondition => "FailedPrecondition",
+            Self::Internal => "Internal",
+            Self::InvalidArgument => "InvalidArgument",
+            Self::PermissionDenied => "PermissionDenied",
+            Self::ResourceExhausted => "ResourceExhausted",
+            Self::Unauthenticated => "Unauthenticated",
+            Self::Unavailable => "Unavailable",
+            Self::Unimplemented => "Unimplemented",
+        }
+    }
+
+    /// Whether the code's HTTP status is in the 500s.
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Internal | Self::Unavailable | Self::Unimplemented)
+    }
+}
+
+/// What a key manager or the key index answered. `Unsupported` is `Unimplemented`: the request
+/// is sound, but this server's key cannot do what it asks.
+impl From<&Error> for Fault {
+    fn from(error: &Error) -> Self {
+        let (class, desc, outcome) = match error {
+            Error::Busy => (Class::ResourceExhausted, "key manager busy", AuditOutcome::Busy),
+            Error::Decrypt => return Self::BAD_REQUEST,
+            Error::Internal(_) => (Class::Internal, "internal error", AuditOutcome::Internal),
+            Error::NotFound(_) => {
+                return Self { outcome: AuditOutcome::NotFound, ..Self::BAD_REQUEST };
+            }
+            Error::NotPermitted(reason) => {
+                (Class::FailedPrecondition, *reason, AuditOutcome::NotPermitted)
+            }
+            Error::Unavailable(_) => {
+                (Class::Unavailable, "key manager unavailable", AuditOutcome::Unavailable)
+            }
+            Error::Unsupported(reason) => {
+                (Class::Unimplemented, *reason, AuditOutcome::Unsupported)
+            }
+        };
+        Self { class, desc: Cow::Borrowed(desc), outcome }
+    }
+}
+
+/// Logs what went wrong on this side, and says what the client may know of it.
+pub(crate) fn report(error: &Error) -> Fault {
+    match error {
+        Error::Internal(source) => {
+            tracing::error!(error = source.as_ref() as &dyn std::error::Error, "internal error");
+        }
+        Error::Unavailable(source) => {
+            let error = source.as_ref() as &dyn std::error::Error;
+            tracing::warn!(error, "key manager unavailable");
+        }
+        _ => {}
+    }
+    Fault::from(error)
+}
+
+/// Logs why a token was refused; the client is told only that it was.
+pub(crate) fn unauthenticated(error: &AuthError) -> Status {
+    tracing::info!(%error, "unauthenticated request");
+    Status::unauthenticated("unauthenticated")
+}
+
+/// There is no token.
+pub(crate) fn missing_authorization() -> Status {
+    Status::unauthenticated("missing authorization header")
+}
+
+/// Why there is no public key to hand out; these messages lack the `rpc error` line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PublicKeyFault {
+    /// `LegacyPublicKey`: the index failed.
+    LegacyLookup,
+    /// `LegacyPublicKey`: no such algorithm.
+    LegacyAlgorithm,
+    /// The index failed.
+    Lookup,
+    /// There is no key for the algorithm.
+    NoKeyForAlgorithm,
+    /// There are no keys.
+    NoKeys,
+    /// The index knows of a key and then not.
+    NotFound,
+    /// A format other than PEM and JWK.
+    UnknownFormat,
+}
+
+impl From<PublicKeyFault> for Status {
+    fn from(fault: PublicKeyFault) -> Self {
+        match fault {
+            PublicKeyFault::LegacyLookup => Self::internal("invalid config\nconfiguration error"),
+            PublicKeyFault::LegacyAlgorithm => Self::not_found("invalid config\ninvalid algorithm"),
+            PublicKeyFault::Lookup => Self::internal("internal error"),
+            PublicKeyFault::NoKeyForAlgorithm => {
+                Self::not_found("invalid config\nno default key for algorithm")
+            }
+            PublicKeyFault::NoKeys => Self::not_found("invalid config\nno default keys configured"),
+            PublicKeyFault::NotFound => Self::not_found("not found"),
+            PublicKeyFault::UnknownFormat => Self::not_found("invalid algorithm or format"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kasbah_trust::KeyId;
+
+    use super::*;
+
+    fn every_trust_error() -> Vec<(Error, &'static str)> {
+        vec![
+            (
+                Error::Busy,
+                "resource_exhausted: request error\nrpc error: code = ResourceExhausted desc = \
+                 key manager busy",
+            ),
+            (
+                Error::Decrypt,
+                "invalid_argument: request error\nrpc error: code = InvalidArgument desc = bad \
+                 request",
+            ),
+            (
+                Error::internal("a secret path"),
+                "internal: internal error\nrpc error: code = Internal desc = internal error",
+            ),
+            (
+                Error::NotFound(KeyId::from("r1")),
+                "invalid_argument: request error\nrpc error: code = InvalidArgument desc = bad \
+                 request",
+            ),
+            (
+                Error::NotPermitted("custody"),
+                "failed_precondition: request error\nrpc error: code = FailedPrecondition desc = \
+                 custody",
+            ),
+            (
+                Error::unavailable("a host name"),
+                "unavailable: internal error\nrpc error: code = Unavailable desc = key manager \
+                 unavailable",
+            ),
+            (
+                Error::Unsupported("P-521"),
+                "unimplemented: internal error\nrpc error: code = Unimplemented desc = P-521",
+            ),
+        ]
+    }
+
+    #[test]
+    fn trust_errors_have_their_exact_texts() {
+        for (error, text) in every_trust_error() {
+            assert_eq!(Fault::from(&error).kao_text(), text);
+        }
+    }
+
+    #[test]
+    fn only_tamper_outcomes_say_bad_request() {
+        let described = [
+            Fault::COULD_NOT_PARSE_TOKEN,
+            Fault::MISSING_REQUEST_BODY,
+            Fault::INVALID_REQUEST_BODY,
+            Fault::INVALID_CONTEXT,
+            Fault::DUPLICATE_POLICY_ID,
+            Fault::DUPLICATE_KAO_ID,
+            Fault::SRT_TOO_LARGE,
+            Fault::TOO_MANY_KAOS,
+            Fault::TOO_MANY_POLICIES,
+            Fault::TOO_MANY_REQUESTS,
+            Fault::FORBIDDEN_NO_DECISION_SERVICE,
+            Fault::HYBRID_NOT_ENABLED,
+            Fault::INVALID_EPHEMERAL_KEY,
+            Fault::INVALID_REQUEST,
+            Fault::KAO_MISSING,
+            Fault::MISSING_BINDING,
+            Fault::MISSING_POLICY,
+            Fault::MISSING_POLICY_ID,
+            Fault::MLKEM_NOT_ENABLED,
+            Fault::NO_LEGACY_KEYS,
+            Fault::UNSUPPORTED_BINDING,
+            Fault::UNSUPPORTED_KEY_TYPE,
+            Fault::WRAPPED_KEY_EMPTY,
+            Fault::client_key(PublicKeyError::Malformed),
+            Fault::client_key(PublicKeyError::NoPem),
+            Fault::client_key(PublicKeyError::Refused("too short")),
+            Fault::client_key(PublicKeyError::UnsupportedCurve),
+            Fault::client_key(PublicKeyError::UnsupportedType),
+        ];
+        let from_trust = every_trust_error();
+        let faults = from_trust.iter().map(|(error, _)| Fault::from(error)).chain(described);
+        for fault in faults {
+            let tamper = matches!(fault.outcome, AuditOutcome::Tampered | AuditOutcome::NotFound);
+            assert_eq!(fault.kao_text().contains("bad request"), tamper, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_has_two_lines_and_no_code_in_front() {
+        let status = Fault::INVALID_REQUEST_BODY.status();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(
+            status.message(),
+            "request error\nrpc error: code = InvalidArgument desc = invalid request body"
+        );
+    }
+}

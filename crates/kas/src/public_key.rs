@@ -1,0 +1,69 @@
+//! `PublicKey` and `LegacyPublicKey`: the key that clients wrap data keys with.
+
+use std::sync::Arc;
+
+use kasbah_proto::kas::{LegacyPublicKeyRequest, PublicKeyRequest, PublicKeyResponse};
+use kasbah_trust::{Algorithm, Deadline, Error, KeyDetails, KeyFilter, KeyIndex};
+
+use crate::edge::{PublicKeyFault, report};
+
+/// Answers `PublicKey`.
+pub(crate) async fn public_key(
+    index: &dyn KeyIndex,
+    request: &PublicKeyRequest,
+    deadline: Deadline,
+) -> Result<PublicKeyResponse, PublicKeyFault> {
+    let key = find(index, &request.algorithm, deadline).await?;
+    let public_key = match request.fmt.as_str() {
+        "" | "pkcs8" => key.public_key.to_pem(),
+        "jwk" => key.public_key.to_jwk(),
+        _ => return Err(PublicKeyFault::UnknownFormat),
+    };
+    let kid = if request.v == "1" { String::new() } else { key.kid.to_string() };
+    Ok(PublicKeyResponse { public_key, kid })
+}
+
+/// Answers `LegacyPublicKey`, always with PEM.
+pub(crate) async fn legacy_public_key(
+    index: &dyn KeyIndex,
+    request: &LegacyPublicKeyRequest,
+    deadline: Deadline,
+) -> Result<String, PublicKeyFault> {
+    if algorithm(&request.algorithm).is_none() {
+        return Err(PublicKeyFault::LegacyAlgorithm);
+    }
+    match find(index, &request.algorithm, deadline).await {
+        Ok(key) => Ok(key.public_key.to_pem()),
+        Err(PublicKeyFault::Lookup | PublicKeyFault::NotFound) => Err(PublicKeyFault::LegacyLookup),
+        Err(fault) => Err(fault),
+    }
+}
+
+async fn find(
+    index: &dyn KeyIndex,
+    name: &str,
+    deadline: Deadline,
+) -> Result<Arc<KeyDetails>, PublicKeyFault> {
+    let found = match algorithm(name) {
+        Some(algorithm) => index.find_by_algorithm(algorithm, deadline).await.map_err(lookup)?,
+        None => None,
+    };
+    if let Some(key) = found {
+        return Ok(key);
+    }
+    let all = index.list(KeyFilter::default(), deadline).await.map_err(lookup)?;
+    Err(if all.is_empty() { PublicKeyFault::NoKeys } else { PublicKeyFault::NoKeyForAlgorithm })
+}
+
+fn algorithm(name: &str) -> Option<Algorithm> {
+    if name.is_empty() { Some(Algorithm::Rsa2048) } else { name.parse().ok() }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
+fn lookup(error: Error) -> PublicKeyFault {
+    if let Error::NotFound(_) = error {
+        return PublicKeyFault::NotFound;
+    }
+    report(&error);
+    PublicKeyFault::Lookup
+}

@@ -1,0 +1,163 @@
+//! From a grant to a re-encrypted data key: finds the key and calls its manager.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+use kasbah_trust::{
+    Algorithm, Deadline, Error, KeyDetails, KeyFilter, KeyId, KeyService, Lease, PolicyBinding,
+    PublicKey, Recipient, Result, RewrapRequest, RewrappedKey, WrappedDek,
+};
+use tokio::time::timeout_at;
+
+use crate::{
+    AccessGranted,
+    check::Checked,
+    edge::{Fault, report},
+};
+
+/// A key that may open a data key, with its manager.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) key: Arc<KeyDetails>,
+    pub(crate) lease: Lease,
+}
+
+/// A data key that was granted, with the keys to try on it.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    granted: AccessGranted,
+    wrapped: WrappedDek,
+    binding: PolicyBinding,
+    /// In the order to try; never empty.
+    pub(crate) candidates: Vec<Candidate>,
+    /// Why the first of the legacy keys that could not be tried was not.
+    untried: Option<Fault>,
+}
+
+/// A data key that was re-encrypted.
+#[derive(Debug)]
+pub(crate) struct Redeemed {
+    pub(crate) rewrapped: RewrappedKey,
+    /// The candidate that fitted.
+    pub(crate) used: Candidate,
+}
+
+/// Finds the keys of granted data keys for one request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keys<'a> {
+    pub(crate) service: &'a KeyService,
+    pub(crate) deadline: Deadline,
+    /// How many legacy keys may be tried.
+    pub(crate) legacy_limit: usize,
+}
+
+impl Keys<'_> {
+    /// The legacy keys, in the order to try them.
+    pub(crate) async fn legacy(&self) -> Result<Vec<Arc<KeyDetails>>, Fault> {
+        let filter = KeyFilter { algorithm: Some(Algorithm::Rsa2048), legacy: Some(true) };
+        let listing = self.service.index().list(filter, self.deadline);
+        let mut keys = guard(self.deadline, listing).await.map_err(|error| report(&error))?;
+        keys.truncate(self.legacy_limit);
+        if keys.is_empty() { Err(Fault::NO_LEGACY_KEYS) } else { Ok(keys) }
+    }
+
+    /// Finds the key, or takes the legacy keys when none is named, and their managers.
+    pub(crate) async fn resolve(
+        &self,
+        checked: Checked,
+        granted: AccessGranted,
+        legacy: &Result<Vec<Arc<KeyDetails>>, Fault>,
+    ) -> Result<Resolved, Fault> {
+        let keys = match &checked.kid {
+            Some(kid) => vec![self.find(kid, &checked.wrapped).await?],
+            None => legacy.clone()?,
+        };
+        let mut candidates = Vec::with_capacity(keys.len());
+        let mut untried = None;
+        for key in keys {
+            match guard(self.deadline, self.service.manager_for(&key)).await {
+                Ok(lease) => candidates.push(Candidate { key, lease }),
+                Err(error) => untried = untried.or(Some(report(&error))),
+            }
+        }
+        match untried {
+            Some(fault) if candidates.is_empty() => Err(fault),
+            untried => Ok(Resolved {
+                granted,
+                wrapped: checked.wrapped,
+                binding: checked.binding,
+                candidates,
+                untried,
+            }),
+        }
+    }
+
+    async fn find(&self, kid: &KeyId, wrapped: &WrappedDek) -> Result<Arc<KeyDetails>, Fault> {
+        let found = guard(self.deadline, self.service.index().find_by_id(kid, self.deadline));
+        let key = found.await.map_err(|error| report(&error))?;
+        if fits(wrapped, key.algorithm) { Ok(key) } else { Err(Fault::BAD_REQUEST) }
+    }
+}
+
+fn fits(wrapped: &WrappedDek, algorithm: Algorithm) -> bool {
+    match wrapped {
+        WrappedDek::Rsa(_) => algorithm.is_rsa(),
+        WrappedDek::Ec { ephemeral, .. } => algorithm == Algorithm::Ec(ephemeral.curve()),
+    }
+}
+
+/// Opens the client's key for the whole response: an EC key in the device of the one manager that
+/// answers all of it, if there is one; else in host memory.
+pub(crate) async fn open_recipient(
+    client: &PublicKey,
+    sole_manager: Option<&Lease>,
+    deadline: Deadline,
+) -> Result<Recipient, Fault> {
+    let opened = match (client, sole_manager) {
+        (PublicKey::Ec(_), Some(lease)) => {
+            guard(deadline, lease.open_recipient(client, deadline)).await
+        }
+        _ => Recipient::in_host(client),
+    };
+    opened.map_err(|error| report(&error))
+}
+
+/// Has the data key re-encrypted, by the first candidate that can; spends the grant.
+///
+/// A candidate that cannot decrypt says nothing about the next. When none can, a candidate that
+/// could not be asked matters more than one that refused: the key may have been there.
+pub(crate) async fn redeem(
+    resolved: Resolved,
+    recipient: &Recipient,
+    deadline: Deadline,
+) -> Result<Redeemed, Fault> {
+    let Resolved { granted, wrapped, binding, candidates, mut untried } = resolved;
+    granted.check(&recipient.client_key()).map_err(|error| report(&error))?;
+    for used in candidates {
+        let request = RewrapRequest {
+            key: &used.key,
+            wrapped: &wrapped,
+            policy: granted.policy(),
+            binding: &binding,
+            recipient,
+            deadline,
+        };
+        match guard(deadline, used.lease.rewrap(request)).await {
+            Ok(rewrapped) => return Ok(Redeemed { rewrapped, used }),
+            Err(Error::Decrypt) => {}
+            Err(error) => untried = untried.or(Some(report(&error))),
+        }
+    }
+    Err(untried.unwrap_or(Fault::BAD_REQUEST))
+}
+
+/// Waits until the deadline and no longer; a panic in there is an error of ours, not the end of
+/// the request.
+async fn guard<T>(deadline: Deadline, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let work = AssertUnwindSafe(work).catch_unwind();
+    match timeout_at(deadline.instant().into(), work).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(Error::internal("a key manager or the key index panicked")),
+        Err(_) => Err(Error::unavailable("no answer before the deadline")),
+    }
+}
