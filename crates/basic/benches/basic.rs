@@ -1,6 +1,6 @@
 //! A rewrap by the manager beside the bare private-key operation of aws-lc-rs, which is what it
 //! spends its time on. On one thread, and on two at once.
-#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, reason = "a benchmark")]
 
 #[path = "../tests/basic/fixture.rs"]
 #[expect(dead_code, reason = "shared with the tests, which need all of it")]

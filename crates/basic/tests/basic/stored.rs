@@ -7,10 +7,15 @@ use aws_lc_rs::{
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use kasbah_basic::{RootKeys, WrapError, wrap_private_key};
 use kasbah_trust::{Algorithm, Curve, Error, KeyDetails, KeyMode, Result};
+use pem_rfc7468::{LineEnding, encode_string};
 
-use crate::fixture::{OTHER_ROOT, ROOT, manager, pem, private_pem, probe, root, stored, stored_as};
+use crate::fixture::{OTHER_ROOT, ROOT, manager, private_pem, probe, root, stored, stored_as};
 
 const P256: Algorithm = Algorithm::Ec(Curve::P256);
+
+fn pem(label: &str, der: &[u8]) -> String {
+    encode_string(label, LineEnding::LF, der).unwrap()
+}
 
 /// What the log says of a key that is a defect on this side.
 fn defect(outcome: Result<()>) -> String {

@@ -1,18 +1,15 @@
 use std::sync::OnceLock;
 
 use aws_lc_rs::{
-    aead, agreement, digest,
-    encoding::{AsDer, Pkcs8V1Der},
-    hkdf, rand,
+    aead, agreement, digest, hkdf, rand,
     rsa::{
-        KeyPair, KeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm,
-        OaepPublicEncryptingKey, PublicEncryptingKey,
+        OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm, OaepPublicEncryptingKey,
+        PublicEncryptingKey,
     },
 };
 use kasbah_crypto::{
-    Algorithm, Curve, Dek, PrivateKey, PublicKey, WrappedDek, ec, ec::EcPrivateKey, ec::EcPublicKey,
+    Algorithm, Curve, Dek, PrivateKey, PublicKey, WrappedDek, ec, ec::EcPublicKey,
 };
-use pem_rfc7468::{LineEnding, encode_string};
 
 use crate::{Recipient, RewrappedKey};
 
@@ -41,11 +38,7 @@ impl Clients {
     pub fn private_key(&self, algorithm: Algorithm) -> &PrivateKey {
         let position = Algorithm::ALL.iter().position(|known| *known == algorithm);
         let slot = &self.keys[position.expect("ALL is complete")];
-        slot.get_or_init(|| match algorithm {
-            Algorithm::Rsa2048 => rsa(KeySize::Rsa2048),
-            Algorithm::Rsa4096 => rsa(KeySize::Rsa4096),
-            Algorithm::Ec(curve) => PrivateKey::Ec(EcPrivateKey::generate(curve).expect("EC key")),
-        })
+        slot.get_or_init(|| PrivateKey::generate(algorithm).expect("a private key"))
     }
 
     /// The public key of this algorithm.
@@ -82,13 +75,6 @@ impl Clients {
     const fn new() -> Self {
         Self { keys: [const { OnceLock::new() }; Algorithm::ALL.len()] }
     }
-}
-
-fn rsa(size: KeySize) -> PrivateKey {
-    let pair = KeyPair::generate(size).expect("RSA key");
-    let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).expect("RSA key in PKCS#8");
-    let pem = encode_string("PRIVATE KEY", LineEnding::LF, der.as_ref()).expect("PEM");
-    PrivateKey::from_pem(&pem).expect("RSA key in PEM")
 }
 
 /// Which hash an OAEP ciphertext is made with.
