@@ -8,8 +8,6 @@
 //!   of a copyable key only and stays copyable (measured on SoftHSM 2.6.1 and Kryoptic 1.5.4). A
 //!   key that cannot be copied or modified is worth more than an id that can be computed.
 
-mod private_key;
-
 use std::sync::Arc;
 
 use cryptoki::{
@@ -19,8 +17,11 @@ use cryptoki::{
     slot::Slot,
     types::AuthPin,
 };
-use kasbah_crypto::{Algorithm, Curve, PublicKey, ec::EcPublicKey, rsa::RsaPublicKey};
+use kasbah_crypto::{
+    Algorithm, Curve, PrivateKeyParts, PublicKey, RsaParts, ec::EcPublicKey, rsa::RsaPublicKey,
+};
 use secrecy::ExposeSecret;
+use zeroize::Zeroize;
 
 use crate::{
     error::{Error, Result},
@@ -29,7 +30,6 @@ use crate::{
     token::{self, FoundKey, Token, TokenSession},
     uri::KeyUri,
 };
-use private_key::PrivateNumbers;
 
 /// Length of a `CKA_ID`.
 const ID_LEN: usize = 16;
@@ -120,25 +120,17 @@ pub fn import(token: &Token, kid: &str, pem: &str) -> Result<KeyEntry> {
                 .into(),
         )
     };
-    let public_key = kasbah_crypto::PrivateKey::from_pem(pem).map_err(|_| refused())?.public_key();
+    let key = PrivateKeyParts::from_pem(pem).map_err(|_| refused())?;
+    let public_key = key.public_key();
     if public_key.algorithm().is_none() {
         return Err(refused());
     }
-    let numbers = PrivateNumbers::from_pem(pem).ok_or_else(refused)?;
     let id = &public_key.fingerprint()[..ID_LEN];
     let session = token.open_rw_session()?;
     refuse_taken(&session, token, &Attribute::Label(kid.into()), kid)?;
     refuse_taken(&session, token, &Attribute::Id(id.into()), kid)?;
-    let private = match &public_key {
-        PublicKey::Rsa(_) => template::hardened_rsa_private(kid, id),
-        PublicKey::Ec(key) => {
-            let mut private = template::hardened_ec_private(kid, id);
-            private.push(Attribute::EcParams(template::curve_oid(key.curve()).to_vec()));
-            private
-        }
-    };
     let private = session
-        .create_object(&numbers.with(private))
+        .create_object(&SecretTemplate::new(&key, kid, id).0)
         .map_err(Error::during("importing the private key with the hardened template"))?;
     let public = match &public_key {
         PublicKey::Rsa(key) => rsa_public_object(key, kid, id),
@@ -259,6 +251,57 @@ fn ec_public_object(key: &EcPublicKey, kid: &str, id: &[u8]) -> Vec<Attribute> {
     let mut public = template::ec_public(key.curve(), kid, id);
     public.push(Attribute::EcPoint(template::ec_point(key)));
     public
+}
+
+/// The template of a private key on its way into a token; the secret numbers are wiped on drop.
+struct SecretTemplate(Vec<Attribute>);
+
+impl SecretTemplate {
+    fn new(key: &PrivateKeyParts, kid: &str, id: &[u8]) -> Self {
+        let mut template;
+        match key {
+            PrivateKeyParts::Ec { scalar, public } => {
+                template = template::hardened_ec_private(kid, id);
+                template.push(Attribute::EcParams(template::curve_oid(public.curve()).to_vec()));
+                template.push(Attribute::Value(scalar.to_vec()));
+            }
+            PrivateKeyParts::Rsa(numbers) => {
+                template = template::hardened_rsa_private(kid, id);
+                template.extend(rsa_numbers(numbers));
+            }
+        }
+        Self(template)
+    }
+}
+
+fn rsa_numbers(numbers: &RsaParts) -> [Attribute; 8] {
+    [
+        Attribute::Modulus(numbers.public.modulus().to_vec()),
+        Attribute::PublicExponent(numbers.public.exponent().to_vec()),
+        Attribute::PrivateExponent(numbers.private_exponent.to_vec()),
+        Attribute::Prime1(numbers.prime1.to_vec()),
+        Attribute::Prime2(numbers.prime2.to_vec()),
+        Attribute::Exponent1(numbers.exponent1.to_vec()),
+        Attribute::Exponent2(numbers.exponent2.to_vec()),
+        Attribute::Coefficient(numbers.coefficient.to_vec()),
+    ]
+}
+
+impl Drop for SecretTemplate {
+    fn drop(&mut self) {
+        for attribute in &mut self.0 {
+            match attribute {
+                Attribute::Coefficient(secret)
+                | Attribute::Exponent1(secret)
+                | Attribute::Exponent2(secret)
+                | Attribute::Prime1(secret)
+                | Attribute::Prime2(secret)
+                | Attribute::PrivateExponent(secret)
+                | Attribute::Value(secret) => secret.zeroize(),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// The entry of a key made here, which must be complete.
