@@ -8,7 +8,7 @@ use tonic::transport::Uri;
 use crate::{AuditSink, Kas, Limits, TokenVerifier};
 
 /// Tolerance for clocks that differ.
-const DEFAULT_CLOCK_SKEW: Duration = Duration::from_secs(60);
+const DEFAULT_CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 /// Puts a [`Kas`] together. Setters never fail; [`KasBuilder::build`] reports everything at once.
 #[derive(Debug)]

@@ -149,14 +149,15 @@ impl JwtVerifier {
     }
 
     fn check(&self, token: &str) -> Result<String, AuthError> {
-        let header = jsonwebtoken::decode_header(token).map_err(refuse)?;
+        let header = jsonwebtoken::decode_header(token).map_err(|error| refuse(&error))?;
         if header.crit.is_some() {
             return Err(AuthError::new("its header lists critical extensions"));
         }
         let key = self.key_for(&header)?;
         let validation = self.validation(key);
-        let claims: Claims =
-            jsonwebtoken::decode(token, &key.key, &validation).map_err(refuse)?.claims;
+        let claims: Claims = jsonwebtoken::decode(token, &key.key, &validation)
+            .map_err(|error| refuse(&error))?
+            .claims;
         self.check_claims(&claims)?;
         if !claims.sub.is_string() {
             tracing::warn!("the access token has no textual sub; audit events will lack the actor");
@@ -218,7 +219,7 @@ impl fmt::Debug for JwtVerifier {
     }
 }
 
-fn refuse(error: jsonwebtoken::errors::Error) -> AuthError {
+fn refuse(error: &jsonwebtoken::errors::Error) -> AuthError {
     AuthError::new(error.to_string())
 }
 

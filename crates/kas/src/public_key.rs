@@ -45,13 +45,15 @@ async fn find(
     deadline: Deadline,
 ) -> Result<Arc<KeyDetails>, PublicKeyFault> {
     let found = match algorithm(name) {
-        Some(algorithm) => index.find_by_algorithm(algorithm, deadline).await.map_err(lookup)?,
+        Some(algorithm) => {
+            index.find_by_algorithm(algorithm, deadline).await.map_err(|error| lookup(&error))?
+        }
         None => None,
     };
     if let Some(key) = found {
         return Ok(key);
     }
-    let all = index.list(KeyFilter::default(), deadline).await.map_err(lookup)?;
+    let all = index.list(KeyFilter::default(), deadline).await.map_err(|error| lookup(&error))?;
     Err(if all.is_empty() { PublicKeyFault::NoKeys } else { PublicKeyFault::NoKeyForAlgorithm })
 }
 
@@ -59,11 +61,10 @@ fn algorithm(name: &str) -> Option<Algorithm> {
     if name.is_empty() { Some(Algorithm::Rsa2048) } else { name.parse().ok() }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
-fn lookup(error: Error) -> PublicKeyFault {
+fn lookup(error: &Error) -> PublicKeyFault {
     if let Error::NotFound(_) = error {
         return PublicKeyFault::NotFound;
     }
-    report(&error);
+    report(error);
     PublicKeyFault::Lookup
 }

@@ -33,7 +33,7 @@ use crate::{
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
 /// How often an idle connection is asked whether its client is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_mins(1);
 
 /// A Key Access Server.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
     missing_docs,
     unreachable_pub,
     clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
     clippy::pedantic,
     reason = "generated code"
 )]
