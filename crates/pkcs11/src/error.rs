@@ -177,3 +177,92 @@ fn takes_input(call: Function) -> bool {
             | F::WrapKey
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use Function as F;
+    use RvError as E;
+
+    use super::*;
+
+    fn class(code: RvError, call: Function) -> ErrorClass {
+        ErrorClass::of(&Cryptoki::Pkcs11(code, call))
+    }
+
+    #[test]
+    fn by_code_and_call() {
+        for (code, call, expected) in [
+            // What only a caller's input can cause.
+            (E::EncryptedDataInvalid, F::Decrypt, ErrorClass::Caller),
+            (E::EncryptedDataLenRange, F::Decrypt, ErrorClass::Caller),
+            (E::WrappedKeyInvalid, F::UnwrapKey, ErrorClass::Caller),
+            (E::WrappedKeyLenRange, F::UnwrapKey, ErrorClass::Caller),
+            (E::DataLenRange, F::Decrypt, ErrorClass::Caller),
+            (E::DataInvalid, F::DeriveKey, ErrorClass::Caller),
+            // Bad padding, as SoftHSM, Kryoptic, openCryptoki and NSS answer it.
+            (E::GeneralError, F::UnwrapKey, ErrorClass::Ambiguous),
+            (E::DeviceError, F::UnwrapKey, ErrorClass::Ambiguous),
+            (E::FunctionFailed, F::Decrypt, ErrorClass::Ambiguous),
+            (E::ArgumentsBad, F::Decrypt, ErrorClass::Ambiguous),
+            (E::GeneralError, F::DeriveKey, ErrorClass::Ambiguous),
+            (E::DeviceError, F::DecapsulateKey, ErrorClass::Ambiguous),
+            // A client's key with a huge exponent.
+            (E::DeviceError, F::WrapKey, ErrorClass::Ambiguous),
+            (E::GeneralError, F::CreateObject, ErrorClass::Ambiguous),
+            (E::DeviceError, F::EncapsulateKey, ErrorClass::Ambiguous),
+            // Nothing that took a caller's input starts a recovery by itself.
+            (E::DeviceRemoved, F::UnwrapKey, ErrorClass::Ambiguous),
+            (E::CryptokiNotInitialized, F::WrapKey, ErrorClass::Ambiguous),
+            (E::VendorDefined(0x8000_0001), F::UnwrapKey, ErrorClass::Ambiguous),
+            (E::UnknownErrorCode(0x7fff), F::UnwrapKey, ErrorClass::Ambiguous),
+            // The same codes where no input was involved.
+            (E::DeviceError, F::FindObjectsInit, ErrorClass::Device),
+            (E::DeviceError, F::OpenSession, ErrorClass::Device),
+            (E::GeneralError, F::GetTokenInfo, ErrorClass::Device),
+            (E::DeviceRemoved, F::OpenSession, ErrorClass::Device),
+            (E::TokenNotPresent, F::OpenSession, ErrorClass::Device),
+            (E::TokenNotRecognized, F::GetTokenInfo, ErrorClass::Device),
+            (E::SlotIdInvalid, F::OpenSession, ErrorClass::Device),
+            (E::CryptokiNotInitialized, F::GetSlotList, ErrorClass::Device),
+            (E::ArgumentsBad, F::FindObjectsInit, ErrorClass::Internal),
+            (E::VendorDefined(0x8000_0001), F::OpenSession, ErrorClass::Internal),
+            // The session or the login.
+            (E::SessionHandleInvalid, F::UnwrapKey, ErrorClass::Session),
+            (E::SessionClosed, F::Sign, ErrorClass::Session),
+            (E::OperationActive, F::DecryptInit, ErrorClass::Session),
+            (E::OperationNotInitialized, F::Decrypt, ErrorClass::Session),
+            (E::UserNotLoggedIn, F::UnwrapKey, ErrorClass::Login),
+            // A token key that moved.
+            (E::KeyHandleInvalid, F::DecryptInit, ErrorClass::StaleHandle),
+            (E::ObjectHandleInvalid, F::GetAttributeValue, ErrorClass::StaleHandle),
+            (E::UnwrappingKeyHandleInvalid, F::UnwrapKey, ErrorClass::StaleHandle),
+            // Never retried.
+            (E::PinIncorrect, F::Login, ErrorClass::Pin),
+            (E::PinLocked, F::Login, ErrorClass::Pin),
+            (E::PinExpired, F::Login, ErrorClass::Pin),
+            (E::PinInvalid, F::Login, ErrorClass::Pin),
+            (E::PinLenRange, F::Login, ErrorClass::Pin),
+            (E::UserPinNotInitialized, F::Login, ErrorClass::Pin),
+            (E::MechanismInvalid, F::UnwrapKey, ErrorClass::Internal),
+            (E::KeyFunctionNotPermitted, F::UnwrapKey, ErrorClass::Internal),
+            (E::TemplateInconsistent, F::UnwrapKey, ErrorClass::Internal),
+            (E::AttributeReadOnly, F::UnwrapKey, ErrorClass::Internal),
+        ] {
+            assert_eq!(class(code, call), expected, "{code:?} from {call:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_crate_refuses_is_internal() {
+        for error in [Cryptoki::NotSupported, Cryptoki::InvalidValue, Cryptoki::PinNotSet] {
+            assert_eq!(ErrorClass::of(&error), ErrorClass::Internal);
+        }
+    }
+
+    #[test]
+    fn only_failed_calls_have_a_class() {
+        let error = Cryptoki::Pkcs11(E::PinLocked, F::Login);
+        assert_eq!(Error::Call("logging in", error).class(), Some(ErrorClass::Pin));
+        assert_eq!(Error::Token("gone".into()).class(), None);
+    }
+}

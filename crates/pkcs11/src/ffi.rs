@@ -3,7 +3,8 @@
 //! The `cryptoki` crate has no type for it, but passes untyped bytes through. The bytes are a
 //! `CK_ATTRIBUTE` array (PKCS#11 3.1, section 4.10) whose value pointers aim at statics, so that
 //! they stay valid however long the attribute lives. A module only reads through them: the array
-//! goes in with `C_GenerateKeyPair`, `C_CreateObject` and `C_CopyObject` alone.
+//! goes in with `C_GenerateKeyPair` and `C_CreateObject` alone. It reads them as a C array, for
+//! which the system's allocator aligns even a vector of bytes well enough.
 
 use std::mem::{offset_of, size_of};
 

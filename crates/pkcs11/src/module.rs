@@ -105,7 +105,9 @@ impl Module {
             });
         }
         // A guard dropped after the restart would close a new session of the same number.
-        states.iter_mut().for_each(|state| state.forget_login());
+        for state in &mut states {
+            state.forget_login();
+        }
         match self.context.clone().finalize() {
             Ok(()) | Err(Cryptoki::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
             Err(error) => return Err(Error::Call("finalizing the module", error)),

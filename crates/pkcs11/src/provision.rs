@@ -55,6 +55,13 @@ pub struct KeyEntry {
     pub public_key: Option<PublicKey>,
 }
 
+impl KeyEntry {
+    /// A reference to this key, good for a keyring; `None` for a key without label and id.
+    pub fn uri(&self) -> Option<KeyUri> {
+        KeyUri::for_key(&self.label, &self.id)
+    }
+}
+
 /// Makes a token labelled `label` of the first blank one in `module`.
 ///
 /// # Errors
@@ -69,6 +76,7 @@ pub fn init_token(
     if label.is_empty() || label.len() > 32 || label.chars().any(char::is_control) {
         return Err(Error::Config("a token's label has 1 to 32 printable bytes".into()));
     }
+    let _inside = module.enter();
     let slot = blank_slot(module, label, &[("user", pin), ("security officer's", so_pin)])?;
     let context = module.context();
     context.init_token(slot, so_pin, label).map_err(Error::during("initialising the token"))?;

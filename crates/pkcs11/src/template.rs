@@ -19,9 +19,12 @@ use crate::ffi;
 /// Length of a data key, and of an AES-256 key, in bytes.
 const DEK_LEN: CK_ULONG = 32;
 
+/// A boolean attribute, short of its value.
+type Flag = fn(bool) -> Attribute;
+
 /// What `CKA_UNWRAP_TEMPLATE` of a hardened key demands of every key it unwraps. `MODIFIABLE` is
 /// last: SoftHSM refuses every line after it.
-const DEK_FLAGS: [(fn(bool) -> Attribute, bool); 13] = [
+const DEK_FLAGS: [(Flag, bool); 13] = [
     (Attribute::Token, false),
     (Attribute::Wrap, false),
     (Attribute::Unwrap, false),

@@ -9,7 +9,7 @@ use std::{
 use cryptoki::{
     error::{Error as Cryptoki, RvError},
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
-    session::{Session, UserType},
+    session::{Session, SessionState, UserType},
     slot::Slot,
 };
 use kasbah_crypto::{PublicKey, rsa::RsaPublicKey};
@@ -46,15 +46,13 @@ pub struct Token {
 }
 
 /// What changes about a token while it is in use.
-#[derive(Default)]
 pub(crate) struct State {
-    login: Option<Login>,
-    refused: Option<String>,
-}
-
-struct Login {
+    /// Where it was last seen.
     slot: Slot,
-    guard: TokenSession,
+    /// Holds the login.
+    guard: Option<TokenSession>,
+    /// Why the token refused the PIN.
+    refused: Option<String>,
 }
 
 /// A session on a token that is logged in. Dereferences to [`Session`]; closed on drop.
@@ -95,31 +93,35 @@ impl Token {
         pin: PinSource,
     ) -> Result<Arc<Self>> {
         let mut tokens = module.tokens();
-        if let Some(token) = tokens.iter().find(|token| token.is(label, slot, found)) {
-            if token.pin.name != pin.name {
+        if let Some(index) = tokens.iter().position(|token| token.is(label, slot, found)) {
+            let token = &tokens[index];
+            if token.pin.name == pin.name {
+                return Ok(Arc::clone(token));
+            }
+            if Arc::strong_count(token) > 1 || token.state().met_the_pin() {
                 return Err(Error::Config(format!(
                     "token {label} is opened with PIN {} by one provider and {} by another; a login \
-                     is shared by the whole process, so name the same PIN in both",
+                     is shared by the whole process, so name the same PIN in both (after a change, \
+                     restart)",
                     token.pin.name, pin.name
                 )));
             }
-            return Ok(Arc::clone(token));
+            tokens.swap_remove(index);
         }
         let token = Arc::new(Self {
             module: Arc::clone(module),
             label: label.to_owned(),
             slot,
             pin,
-            state: Mutex::default(),
+            state: Mutex::new(State { slot: found, guard: None, refused: None }),
         });
         tokens.push(Arc::clone(&token));
         Ok(token)
     }
 
-    /// Whether this token is the one found in that slot.
+    /// Whether this token is the one found in that slot, or was configured in the same words.
     fn is(&self, label: &str, slot: Option<u64>, found: Slot) -> bool {
-        let current = self.state().login.as_ref().map(|login| login.slot);
-        current.map_or(self.label == label && self.slot == slot, |current| current == found)
+        self.state().slot == found || (self.label == label && self.slot == slot)
     }
 
     /// The module it is in.
@@ -155,7 +157,7 @@ impl Token {
     /// As [`Token::open`].
     pub fn restore_login(&self) -> Result<()> {
         let mut state = self.state();
-        if !state.login.as_ref().is_some_and(Login::is_alive) {
+        if !state.guard.as_ref().is_some_and(TokenSession::is_logged_in) {
             state.forget_login();
         }
         self.logged_in(&mut state).map(drop)
@@ -188,8 +190,8 @@ impl Token {
     }
 
     fn logged_in(&self, state: &mut State) -> Result<Slot> {
-        if let Some(login) = &state.login {
-            return Ok(login.slot);
+        if state.guard.is_some() {
+            return Ok(state.slot);
         }
         if let Some(message) = &state.refused {
             return Err(Error::Pin(message.clone()));
@@ -201,7 +203,8 @@ impl Token {
         let guard = self.session(slot, false)?;
         match guard.login(UserType::User, Some(&pin)) {
             Ok(()) | Err(Cryptoki::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
-                state.login = Some(Login { slot, guard });
+                state.slot = slot;
+                state.guard = Some(guard);
                 Ok(slot)
             }
             Err(error) if ErrorClass::of(&error) == ErrorClass::Pin => {
@@ -229,21 +232,17 @@ impl fmt::Debug for Token {
 
 impl State {
     pub(crate) fn has_guard(&self) -> bool {
-        self.login.is_some()
+        self.guard.is_some()
+    }
+
+    /// Whether the token has judged the PIN: later ones would go unnoticed, or be one attempt more.
+    fn met_the_pin(&self) -> bool {
+        self.guard.is_some() || self.refused.is_some()
     }
 
     /// Closes the guard session; the next use logs in. A refused PIN stays refused.
     pub(crate) fn forget_login(&mut self) {
-        self.login = None;
-    }
-}
-
-impl Login {
-    fn is_alive(&self) -> bool {
-        use cryptoki::session::SessionState;
-        self.guard.get_session_info().is_ok_and(|info| {
-            matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser)
-        })
+        self.guard = None;
     }
 }
 
@@ -255,6 +254,12 @@ impl TokenSession {
             if writable { context.open_rw_session(slot) } else { context.open_ro_session(slot) };
         let session = session.map_err(Error::during("opening a session"))?;
         Ok(Self { session, _inside: inside })
+    }
+
+    fn is_logged_in(&self) -> bool {
+        self.session.get_session_info().is_ok_and(|info| {
+            matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser)
+        })
     }
 }
 
@@ -288,21 +293,20 @@ pub(crate) fn find_slot(module: &Arc<Module>, label: &str, slot: Option<u64>) ->
         return Ok(only);
     }
     let problem = if matching.is_empty() { "there is none" } else { "there are several" };
-    let mut message = format!(
-        "token {label}: {problem} in {}; tokens found: {}",
+    let advice = if matching.len() > 1 {
+        let ids: Vec<_> = matching.iter().map(|slot| slot.id().to_string()).collect();
+        format!("say which with `slot`: {}", ids.join(", "))
+    } else if unreadable.is_empty() {
+        "make one with `kasbah hsm init`".to_owned()
+    } else {
+        let ids = unreadable.join(", ");
+        format!("slots that could not be read: {ids}; to use one, name it with `slot`")
+    };
+    Err(Error::Token(format!(
+        "token {label}: {problem} in {}; tokens found: {}; {advice}",
         module.path().display(),
         if labels.is_empty() { "none".to_owned() } else { labels.join(", ") }
-    );
-    if matching.len() > 1 {
-        let ids: Vec<_> = matching.iter().map(|slot| slot.id().to_string()).collect();
-        message += &format!("; say which with `slot`: {}", ids.join(", "));
-    } else if !unreadable.is_empty() {
-        let ids = unreadable.join(", ");
-        message += &format!("; could not be read: slots {ids}, to use one name it with `slot`");
-    } else {
-        message += "; make one with `kasbah hsm init`";
-    }
-    Err(Error::Token(message))
+    )))
 }
 
 /// A key pair on a token.

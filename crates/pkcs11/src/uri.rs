@@ -55,6 +55,14 @@ impl KeyUri {
         Self { token: None, object: Some(label.into()), id: None }
     }
 
+    /// The key with this `CKA_LABEL` and `CKA_ID`, of which an empty one is left out; `None` when
+    /// both are empty.
+    pub fn for_key(label: &str, id: &[u8]) -> Option<Self> {
+        let object = (!label.is_empty()).then(|| label.to_owned());
+        let id = (!id.is_empty()).then(|| id.to_vec());
+        (object.is_some() || id.is_some()).then_some(Self { token: None, object, id })
+    }
+
     /// The `CKA_LABEL` asked for.
     pub fn object(&self) -> Option<&str> {
         self.object.as_deref()

@@ -3,6 +3,7 @@
 //! Every attack runs on a key that only has `DECRYPT=false`, where it must succeed if the module
 //! allows it at all (so the test is able to fail), and on keys made by `generate` and `import`,
 //! where it must fail.
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use std::sync::Arc;
 

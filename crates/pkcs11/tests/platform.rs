@@ -1,4 +1,5 @@
 //! Modules, tokens and logins on real tokens.
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use std::{
     fs,
@@ -154,6 +155,11 @@ fn wrong_pin_is_tried_once(fixture: &TestToken) {
     for _ in 0..20 {
         assert_eq!(open(fixture).unwrap_err().to_string(), first.to_string());
     }
+    let slot = module.context().get_slots_with_initialized_token().unwrap()[0];
+    let by_slot = Token::open(&module, LABEL, Some(slot.id()), pin(fixture)).unwrap_err();
+    assert_eq!(by_slot.to_string(), first.to_string());
+    let other = PinSource { name: "pin2".into(), ..pin(fixture) };
+    assert!(matches!(Token::open(&module, LABEL, None, other), Err(Error::Config(_))));
     // A restart of the module is no restart of the process.
     module.restart().unwrap();
     assert_eq!(open(fixture).unwrap_err().to_string(), first.to_string());
@@ -173,6 +179,16 @@ fn an_unreadable_pin_is_no_attempt() {
     assert!(error.to_string().contains("is empty"), "{error}");
 
     fs::write(fixture.pin_file(), PIN).unwrap();
+    open(&fixture).unwrap();
+}
+
+#[test]
+fn a_pin_that_never_reached_the_token_may_be_replaced() {
+    let fixture = SoftHsm::fresh();
+    let missing = SecretSource::File(fixture.dir().join("missing"));
+    let wrong = PinSource { name: "pin0".into(), source: missing };
+    let error = Token::open(&load(&fixture), LABEL, None, wrong).unwrap_err();
+    assert!(matches!(error, Error::Pin(_)), "{error:?}");
     open(&fixture).unwrap();
 }
 

@@ -1,4 +1,5 @@
 //! What `kasbah hsm init|generate|import|list|public` do to real tokens.
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use std::{fs, process::Command, sync::Arc};
 
@@ -203,12 +204,13 @@ fn pkcs11_tool_sees_the_same_keys(fixture: &TestToken) {
         .args(["--token-label", LABEL, "--login", "--pin", PIN, "--list-objects"])
         .envs(fixture.env())
         .output()
-        .expect("pkcs11-tool is installed: apt-get install opensc");
+        .unwrap_or_else(|error| panic!("pkcs11-tool ({error}): apt-get install opensc"));
     let text = String::from_utf8_lossy(&output.stdout);
     for key in [generated, imported] {
         let id = hex::encode(&key.id);
-        for class in ["Private Key Object; RSA", "Public Key Object; RSA 2048 bits"] {
-            let found = text.split("\n").collect::<Vec<_>>().windows(3).any(|lines| {
+        // Kryoptic keeps no MODULUS_BITS of an imported public key, so the size is not compared.
+        for class in ["Private Key Object; RSA", "Public Key Object; RSA"] {
+            let found = text.lines().collect::<Vec<_>>().windows(3).any(|lines| {
                 lines[0].starts_with(class)
                     && lines[1].trim_end().ends_with(&key.label)
                     && lines[2].contains(&id)
@@ -221,15 +223,17 @@ fn pkcs11_tool_sees_the_same_keys(fixture: &TestToken) {
 fn the_public_key_is_found_by_label_and_id(fixture: &TestToken) {
     let token = open(fixture);
     let key = provision::import(&token, "golden-r1", GOLDEN).unwrap();
-    let id: String = key.id.iter().map(|byte| format!("%{byte:02x}")).collect();
+    let uri = key.uri().unwrap();
+    let by_id = uri.to_string().replace("object=golden-r1;", "");
     for uri in [
         "pkcs11:object=golden-r1".to_owned(),
-        format!("pkcs11:id={id}"),
-        format!("pkcs11:token=kas;object=golden-r1;id={id};type=private"),
+        uri.to_string(),
+        by_id.clone(),
+        format!("{by_id};token=kas;type=private"),
     ] {
         assert_eq!(provision::public(&token, &uri.parse().unwrap()).ok(), key.public_key, "{uri}");
     }
-    let other = format!("pkcs11:object=other;id={id}");
+    let other = format!("{by_id};object=other");
     assert!(matches!(provision::public(&token, &other.parse().unwrap()), Err(Error::Key(_))));
 }
 

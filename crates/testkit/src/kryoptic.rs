@@ -1,4 +1,5 @@
 //! Kryoptic, the module that can do everything: RSA and EC sealed.
+#![expect(clippy::expect_used, reason = "a fixture that cannot be made fails the test")]
 
 use std::{env, fs, path::PathBuf};
 

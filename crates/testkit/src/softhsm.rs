@@ -1,4 +1,5 @@
 //! SoftHSM, the module everybody has: RSA sealed, EC transient.
+#![expect(clippy::expect_used, reason = "a fixture that cannot be made fails the test")]
 
 use std::{
     env, fs,

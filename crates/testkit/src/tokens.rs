@@ -1,4 +1,5 @@
 //! What fresh PKCS#11 tokens have in common.
+#![expect(clippy::expect_used, reason = "a fixture that cannot be made fails the test")]
 
 use std::{
     fs,
