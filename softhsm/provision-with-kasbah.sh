@@ -24,7 +24,7 @@ hsm generate --kid e1 --algorithm ec:secp256r1
 
 # A key that exists already: the token guards it from here on, but every copy of the file remains.
 umask 077
-openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out "$dir/old.pem"
+openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out "$dir/old.pem" 2>/dev/null
 hsm import --kid old1 --private-key-file "$dir/old.pem"
 rm "$dir/old.pem"
 

@@ -73,8 +73,12 @@ pub fn init_token(
     so_pin: &AuthPin,
     pin: &AuthPin,
 ) -> Result<()> {
-    if label.is_empty() || label.len() > 32 || label.chars().any(char::is_control) {
-        return Err(Error::Config("a token's label has 1 to 32 printable bytes".into()));
+    // Labels are padded with blanks in the token.
+    let is_padded = label.trim_end() != label;
+    if label.is_empty() || label.len() > 32 || is_padded || label.chars().any(char::is_control) {
+        return Err(Error::Config(
+            "a token's label has 1 to 32 printable bytes and does not end in a blank".into(),
+        ));
     }
     let _inside = module.enter();
     let slot = blank_slot(module, label, &[("user", pin), ("security officer's", so_pin)])?;
@@ -339,4 +343,15 @@ fn discard(session: &Session, objects: &[ObjectHandle]) {
     for &object in objects {
         let _ = session.destroy_object(object);
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{Debug, Display};
+
+    use static_assertions::assert_not_impl_any;
+
+    use super::SecretTemplate;
+
+    assert_not_impl_any!(SecretTemplate: Clone, Debug, Display, PartialEq);
 }

@@ -15,6 +15,7 @@ use aws_lc_rs::{
 use cryptoki::{
     mechanism::{
         Mechanism, MechanismType,
+        elliptic_curve::{EcKdf, Ecdh1DeriveParams},
         rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
     },
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
@@ -23,12 +24,12 @@ use cryptoki_sys::CKA_UNWRAP_TEMPLATE;
 use kasbah_pkcs11::{
     module::Module,
     provision,
-    template::{self, DekTemplate},
+    template::{self, DekTemplate, Secrecy},
     token::{self, PinSource, Token, TokenSession},
     uri::KeyUri,
 };
 use kasbah_testkit::tokens::{Kryoptic, SoftHsm, TestToken};
-use kasbah_trust::{Algorithm, PublicKey, SecretSource};
+use kasbah_trust::{Algorithm, Curve, PublicKey, SecretSource};
 
 const DEK: [u8; 32] = *b"the data key of somebody else...";
 const KNOWN_KEY: [u8; 32] = *b"a wrapping key of the attacker's";
@@ -180,6 +181,37 @@ fn cannot_be_stopped(fixture: &TestToken) {
     assert!(wrap_to_a_key_of_ones_own(&Victim::new(&session, &token, "generated")));
     provision::import(&token, "imported", IMPORTED).unwrap();
     assert!(wrap_to_a_key_of_ones_own(&Victim::new(&session, &token, "imported")));
+}
+
+#[test]
+fn softhsm_cannot_keep_an_ec_secret_from_being_readable() {
+    ec_secrets_are_readable(&SoftHsm::fresh());
+}
+
+#[test]
+fn kryoptic_cannot_keep_an_ec_secret_from_being_readable() {
+    ec_secrets_are_readable(&Kryoptic::fresh());
+}
+
+/// Why custody of an EC key is never reported as enforced by the key.
+fn ec_secrets_are_readable(fixture: &TestToken) {
+    let token = open(fixture);
+    let session = token.open_session().unwrap();
+    provision::generate(&token, "e1", Algorithm::Ec(Curve::P256)).unwrap();
+    let key = token::find_key(&session, token.label(), &KeyUri::for_label("e1")).unwrap();
+    assert!(template::hardened_gaps(&session, key.private).unwrap().is_empty());
+    let PublicKey::Ec(peer) = &key.public_key else { panic!("an EC key") };
+    let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), peer.point()));
+    for (secrecy, length) in [(Secrecy::Readable, Some(32)), (Secrecy::Sensitive, None)] {
+        let template = template::ecdh_secret(secrecy);
+        let secret = session.derive_key(&mechanism, key.private, &template).unwrap();
+        let values = session.get_attributes(secret, &[AttributeType::Value]).unwrap();
+        let found = values.first().map(|value| match value {
+            Attribute::Value(bytes) => bytes.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found, length, "{secrecy:?}");
+    }
 }
 
 #[test]

@@ -260,6 +260,8 @@ fn a_token_that_cannot_be_made_is_refused() {
     assert!(matches!(init(LABEL, PIN), Error::Exists(_)));
     assert!(matches!(init("", PIN), Error::Config(_)));
     assert!(matches!(init(&"t".repeat(33), PIN), Error::Config(_)));
+    assert!(matches!(init("prod ", PIN), Error::Config(_)));
+    assert!(matches!(init("pr\nod", PIN), Error::Config(_)));
     assert!(matches!(init("prod", "1"), Error::Config(_)));
     assert!(matches!(init("prod", &"1".repeat(300)), Error::Config(_)));
     assert!(init("prod", "1").to_string().contains("the user PIN must have"));
