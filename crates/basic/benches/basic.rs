@@ -1,5 +1,6 @@
 //! A rewrap by the manager beside the bare private-key operation of aws-lc-rs, which is what it
-//! spends its time on. On one thread, and on two at once.
+//! spends its time on; for an RSA client it also has a public-key operation to do. On one thread,
+//! and on two at once.
 #![expect(clippy::unwrap_used, reason = "a benchmark")]
 
 #[path = "../tests/basic/fixture.rs"]
@@ -8,7 +9,6 @@ mod fixture;
 
 use std::{
     hint::black_box,
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -29,7 +29,8 @@ struct Work {
     key: KeyDetails,
     wrapped: WrappedDek,
     binding: PolicyBinding,
-    recipient: Recipient,
+    rsa_client: Recipient,
+    ec_client: Recipient,
     raw: Option<OaepPrivateDecryptingKey>,
 }
 
@@ -42,24 +43,34 @@ impl Work {
         let raw = algorithm.is_rsa().then(|| {
             OaepPrivateDecryptingKey::new(PrivateDecryptingKey::from_pkcs8(&der).unwrap()).unwrap()
         });
-        let client = Clients::shared().public_key(Algorithm::Rsa2048);
+        let client =
+            |algorithm| Recipient::in_host(&Clients::shared().public_key(algorithm)).unwrap();
         Self {
             manager: fixture::manager(&[("a", fixture::ROOT)]),
             wrapped: key.public_key.wrap(&dek).unwrap(),
             binding: PolicyBinding::from(*binding::compute(&dek, POLICY)),
-            recipient: Recipient::in_host(&client).unwrap(),
+            rsa_client: client(Algorithm::Rsa2048),
+            ec_client: client(Algorithm::Ec(Curve::P256)),
             raw,
             key,
         }
     }
 
-    fn rewrap(&self) {
+    fn for_rsa(&self) {
+        self.rewrap(&self.rsa_client);
+    }
+
+    fn for_ec(&self) {
+        self.rewrap(&self.ec_client);
+    }
+
+    fn rewrap(&self, recipient: &Recipient) {
         let request = RewrapRequest {
             key: &self.key,
             wrapped: &self.wrapped,
             policy: POLICY,
             binding: &self.binding,
-            recipient: &self.recipient,
+            recipient,
             deadline: fixture::soon(),
         };
         let answer = self.manager.rewrap(request);
@@ -77,7 +88,7 @@ impl Work {
 }
 
 /// Time for `rounds` of `work` shared by two threads.
-fn on_two_threads(work: &Arc<Work>, rounds: u64, run: fn(&Work)) -> Duration {
+fn on_two_threads(work: &Work, rounds: u64, run: fn(&Work)) -> Duration {
     let start = Instant::now();
     thread::scope(|scope| {
         for share in [rounds / 2, rounds - rounds / 2] {
@@ -87,23 +98,24 @@ fn on_two_threads(work: &Arc<Work>, rounds: u64, run: fn(&Work)) -> Duration {
     start.elapsed()
 }
 
-fn rewrap(criterion: &mut Criterion) {
+fn rewraps(criterion: &mut Criterion) {
     for algorithm in [Algorithm::Rsa2048, Algorithm::Rsa4096, Algorithm::Ec(Curve::P256)] {
-        let work = Arc::new(Work::new(algorithm));
+        let work = Work::new(algorithm);
         let mut group = criterion.benchmark_group(algorithm.as_str());
-        if algorithm.is_rsa() {
-            group.bench_function("bare decrypt", |bencher| bencher.iter(|| work.decrypt()));
-            group.bench_function("bare decrypt, two threads", |bencher| {
-                bencher.iter_custom(|rounds| on_two_threads(&work, rounds, Work::decrypt));
+        let mut measure = |name: &str, run: fn(&Work)| {
+            group.bench_function(name, |bencher| bencher.iter(|| run(&work)));
+            group.bench_function(format!("{name}, two threads"), |bencher| {
+                bencher.iter_custom(|rounds| on_two_threads(&work, rounds, run));
             });
+        };
+        if algorithm.is_rsa() {
+            measure("bare decrypt", Work::decrypt);
         }
-        group.bench_function("rewrap", |bencher| bencher.iter(|| work.rewrap()));
-        group.bench_function("rewrap, two threads", |bencher| {
-            bencher.iter_custom(|rounds| on_two_threads(&work, rounds, Work::rewrap));
-        });
+        measure("rewrap for RSA-2048", Work::for_rsa);
+        measure("rewrap for P-256", Work::for_ec);
         group.finish();
     }
 }
 
-criterion_group!(benches, rewrap);
+criterion_group!(benches, rewraps);
 criterion_main!(benches);

@@ -19,7 +19,10 @@ use crate::{
 
 /// The manager `opentdf.io/basic`.
 ///
-/// Its work is done on the calling thread.
+/// Its work is done on the calling thread, and no call ever waits: a rewrap is 0.25 ms of CPU for
+/// an RSA-2048 key, 1.5 ms for RSA-4096, 0.06 ms for P-256. A pool of blocking threads would have
+/// to hand over each of them, which cost a tenth of the throughput on two cores, and leave no more
+/// CPU to anybody else.
 pub struct BasicManager {
     /// `None` once closed.
     open: Mutex<Option<Open>>,

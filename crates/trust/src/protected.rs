@@ -86,3 +86,20 @@ impl fmt::Debug for VerifiedSoftwareKey {
         f.debug_tuple("VerifiedSoftwareKey").field(&self.0).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static_assertions::assert_not_impl_any!(SoftwareKey: Clone, PartialEq);
+    static_assertions::assert_not_impl_any!(VerifiedSoftwareKey: Clone, PartialEq);
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let dek = Dek::from_slice(&[0xab; 32]).unwrap();
+        let key = VerifiedSoftwareKey(SoftwareKey::new(dek, Custody::SOFTWARE));
+        let printed = format!("{key:?}");
+        assert!(printed.contains("Transient"), "{printed}");
+        assert!(!printed.contains("171") && !printed.contains("abab"), "{printed}");
+    }
+}
