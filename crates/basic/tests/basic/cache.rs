@@ -1,5 +1,7 @@
 //! Which keys the manager takes for the same.
 
+use std::sync::Arc;
+
 use kasbah_basic::{CACHED_KEYS, wrap_private_key};
 use kasbah_trust::{Algorithm, Curve};
 
@@ -28,6 +30,11 @@ async fn the_same_kid_at_two_kas_is_two_keys() {
         probe(&manager, &other).await.unwrap();
     }
     assert_eq!(manager.loaded_keys(), 2);
+    // Not even the same stored text makes it one.
+    let mut copied = one.clone();
+    copied.kas_uri = Arc::clone(&other.kas_uri);
+    probe(&manager, &copied).await.unwrap();
+    assert_eq!(manager.loaded_keys(), 3);
 }
 
 #[tokio::test]
