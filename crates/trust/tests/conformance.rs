@@ -1,5 +1,5 @@
 //! The suite itself: it passes a sound manager, and finds each flaw of others.
-#![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a failing test")]
 
 use std::sync::{
     Arc, Mutex,
