@@ -3,7 +3,7 @@
 //! The message is the base64 text of the policy exactly as sent, not the decoded JSON.
 
 use aws_lc_rs::hmac;
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64ct::{Base64, Encoding};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -11,6 +11,9 @@ use crate::{CryptoError, Dek};
 
 /// Length of a binding in bytes.
 pub const BINDING_LEN: usize = 32;
+const HEX_LEN: usize = 2 * BINDING_LEN;
+/// Base64 of [`HEX_LEN`] bytes.
+const BASE64_LEN: usize = HEX_LEN.div_ceil(3) * 4;
 
 /// A binding as a client claims it; checked against the data key by whoever holds that.
 #[derive(Debug, Clone)]
@@ -23,17 +26,20 @@ impl PolicyBinding {
     /// # Errors
     /// [`CryptoError`] for anything else.
     pub fn parse(hash: &str) -> Result<Self, CryptoError> {
-        // 64 hexadecimal digits are 88 characters of base64; line ends may add a few.
-        if hash.len() > 2 * BINDING_LEN * 2 {
-            return Err(CryptoError);
+        let mut base64 = [0; BASE64_LEN];
+        let mut base64_len = 0;
+        for byte in hash.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')) {
+            *base64.get_mut(base64_len).ok_or(CryptoError)? = byte;
+            base64_len += 1;
         }
-        let text: String = hash.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-        let decoded = BASE64_STANDARD.decode(text).map_err(|_| CryptoError)?;
+        let mut decoded = [0; BASE64_LEN];
+        let decoded =
+            Base64::decode(&base64[..base64_len], &mut decoded).map_err(|_| CryptoError)?;
+        if let Ok(mac) = decoded.try_into() {
+            return Ok(Self(mac));
+        }
         let mut mac = [0; BINDING_LEN];
-        match decoded.len() {
-            BINDING_LEN => mac.copy_from_slice(&decoded),
-            _ => hex::decode_to_slice(&decoded, &mut mac).map_err(|_| CryptoError)?,
-        }
+        hex::decode_to_slice(decoded, &mut mac).map_err(|_| CryptoError)?;
         Ok(Self(mac))
     }
 
@@ -59,10 +65,14 @@ impl From<[u8; BINDING_LEN]> for PolicyBinding {
 
 /// Computes the binding of `policy` under `dek`. It is key material: whoever learns it can bind
 /// the same data key to that policy.
+#[expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "fails for a short buffer only, and its length is a constant"
+)]
 pub fn compute(dek: &Dek, policy: &str) -> Zeroizing<[u8; BINDING_LEN]> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, dek.expose_secret());
-    let tag = hmac::sign(&key, policy.as_bytes());
     let mut mac = Zeroizing::new([0; BINDING_LEN]);
-    mac.copy_from_slice(tag.as_ref());
+    hmac::sign_to_buffer(&key, policy.as_bytes(), mac.as_mut()).expect("32 bytes hold the MAC");
     mac
 }

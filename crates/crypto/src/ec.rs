@@ -6,9 +6,13 @@
 use aws_lc_rs::{
     aead::{AES_256_GCM, LessSafeKey, UnboundKey},
     agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521, UnparsedPublicKey},
+    encoding::AsDer,
     hkdf::{self, HKDF_SHA256, Salt},
+    signature::{
+        ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P521_SHA512_ASN1, ParsedPublicKey,
+        VerificationAlgorithm,
+    },
 };
-use p256::elliptic_curve::sec1::ToSec1Point;
 use zeroize::Zeroizing;
 
 use crate::{CryptoError, Curve, Dek, PublicKeyError, gcm};
@@ -28,7 +32,8 @@ pub const TAG_LEN: usize = gcm::TAG_LEN;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EcPublicKey {
     curve: Curve,
-    point: Box<[u8]>,
+    /// Ends in the uncompressed point.
+    spki: Box<[u8]>,
 }
 
 impl EcPublicKey {
@@ -37,15 +42,15 @@ impl EcPublicKey {
     /// # Errors
     /// [`PublicKeyError::Malformed`] when it is no point of the curve.
     pub fn from_sec1(curve: Curve, point: &[u8]) -> Result<Self, PublicKeyError> {
-        let point = match curve {
-            Curve::P256 => p256::PublicKey::from_sec1_bytes(point)
-                .map(|key| key.to_sec1_point(false).as_bytes().into()),
-            Curve::P384 => p384::PublicKey::from_sec1_bytes(point)
-                .map(|key| key.to_sec1_point(false).as_bytes().into()),
-            Curve::P521 => p521::PublicKey::from_sec1_bytes(point)
-                .map(|key| key.to_sec1_point(false).as_bytes().into()),
-        };
-        Ok(Self { curve, point: point.map_err(|_| PublicKeyError::Malformed)? })
+        // The library would also take the hybrid form and a whole SubjectPublicKeyInfo.
+        if !matches!(point.first(), Some(0x02..=0x04)) {
+            return Err(PublicKeyError::Malformed);
+        }
+        // Of the library's two kinds of parsed key, only that for signatures can be written again.
+        let key = ParsedPublicKey::new(ecdsa(curve), point);
+        let key = key.map_err(|_| PublicKeyError::Malformed)?;
+        let spki = key.as_der().map_err(|_| PublicKeyError::Malformed)?;
+        Ok(Self { curve, spki: spki.as_ref().into() })
     }
 
     /// The curve.
@@ -55,7 +60,11 @@ impl EcPublicKey {
 
     /// Uncompressed SEC 1 point, `04 || X || Y`.
     pub fn point(&self) -> &[u8] {
-        &self.point
+        &self.spki[self.spki.len() - (1 + 2 * self.curve.field_len())..]
+    }
+
+    pub(crate) fn spki(&self) -> &[u8] {
+        &self.spki
     }
 }
 
@@ -71,7 +80,7 @@ impl EcPrivateKey {
     /// # Errors
     /// [`CryptoError`] when the system's random source fails.
     pub fn generate(curve: Curve) -> Result<Self, CryptoError> {
-        let key = agreement::PrivateKey::generate(algorithm(curve)).map_err(|_| CryptoError)?;
+        let key = agreement::PrivateKey::generate(ecdh(curve)).map_err(|_| CryptoError)?;
         Self::new(curve, key)
     }
 
@@ -80,7 +89,7 @@ impl EcPrivateKey {
     /// # Errors
     /// [`CryptoError`] when it is none of the curve.
     pub fn from_scalar(curve: Curve, scalar: &[u8]) -> Result<Self, CryptoError> {
-        let key = agreement::PrivateKey::from_private_key(algorithm(curve), scalar)
+        let key = agreement::PrivateKey::from_private_key(ecdh(curve), scalar)
             .map_err(|_| CryptoError)?;
         Self::new(curve, key)
     }
@@ -104,7 +113,7 @@ impl EcPrivateKey {
         if peer.curve != self.public.curve {
             return Err(CryptoError);
         }
-        let peer = UnparsedPublicKey::new(algorithm(peer.curve), &peer.point);
+        let peer = UnparsedPublicKey::new(ecdh(peer.curve), peer.point());
         agreement::agree(&self.key, peer, CryptoError, WrapKey::derive)
     }
 
@@ -113,11 +122,19 @@ impl EcPrivateKey {
     }
 }
 
-fn algorithm(curve: Curve) -> &'static agreement::Algorithm {
+fn ecdh(curve: Curve) -> &'static agreement::Algorithm {
     match curve {
         Curve::P256 => &ECDH_P256,
         Curve::P384 => &ECDH_P384,
         Curve::P521 => &ECDH_P521,
+    }
+}
+
+fn ecdsa(curve: Curve) -> &'static dyn VerificationAlgorithm {
+    match curve {
+        Curve::P256 => &ECDSA_P256_SHA256_ASN1,
+        Curve::P384 => &ECDSA_P384_SHA384_ASN1,
+        Curve::P521 => &ECDSA_P521_SHA512_ASN1,
     }
 }
 

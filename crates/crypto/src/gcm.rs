@@ -9,29 +9,25 @@ use crate::CryptoError;
 pub(crate) const TAG_LEN: usize = 16;
 
 pub(crate) fn seal(key: &LessSafeKey, plaintext: &[u8]) -> Result<Vec<u8>, CryptoError> {
-    let mut nonce = [0; NONCE_LEN];
-    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| CryptoError)?;
-    // Encrypted in place: the plaintext never lies in a buffer that grows.
-    let mut sealed = Zeroizing::new(Vec::with_capacity(NONCE_LEN + plaintext.len() + TAG_LEN));
-    sealed.extend_from_slice(&nonce);
-    sealed.extend_from_slice(plaintext);
-    let (_, body) = sealed.split_at_mut(NONCE_LEN);
-    let tag = key
-        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), body)
+    let mut fresh = [0; NONCE_LEN];
+    aws_lc_rs::rand::fill(&mut fresh).map_err(|_| CryptoError)?;
+    let mut sealed = vec![0; NONCE_LEN + plaintext.len() + TAG_LEN];
+    let (nonce, body) = sealed.split_at_mut(NONCE_LEN);
+    let (ciphertext, tag) = body.split_at_mut(plaintext.len());
+    nonce.copy_from_slice(&fresh);
+    let fresh = Nonce::assume_unique_for_key(fresh);
+    key.seal_out_of_place_scatter(fresh, Aad::empty(), plaintext, ciphertext, &[], tag)
         .map_err(|_| CryptoError)?;
-    sealed.extend_from_slice(tag.as_ref());
-    Ok(std::mem::take(&mut *sealed))
+    Ok(sealed)
 }
 
 pub(crate) fn open(key: &LessSafeKey, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-    if sealed.len() < NONCE_LEN + TAG_LEN {
-        return Err(CryptoError);
-    }
-    let (nonce, body) = sealed.split_at(NONCE_LEN);
+    let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(CryptoError)?;
+    let ciphertext_len = body.len().checked_sub(TAG_LEN).ok_or(CryptoError)?;
+    let (ciphertext, tag) = body.split_at(ciphertext_len);
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CryptoError)?;
-    let mut plaintext = Zeroizing::new(body.to_vec());
-    let len =
-        key.open_in_place(nonce, Aad::empty(), &mut plaintext).map_err(|_| CryptoError)?.len();
-    plaintext.truncate(len);
+    let mut plaintext = Zeroizing::new(vec![0; ciphertext_len]);
+    key.open_separate_gather(nonce, Aad::empty(), ciphertext, tag, &mut plaintext)
+        .map_err(|_| CryptoError)?;
     Ok(plaintext)
 }

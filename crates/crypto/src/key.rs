@@ -1,7 +1,9 @@
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use der::{Decode, Encode, asn1::BitStringRef, pem::LineEnding};
+use std::mem;
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use der::{AnyRef, Decode};
 use sha2::{Digest, Sha256};
-use spki::{AlgorithmIdentifierRef, ObjectIdentifier, SubjectPublicKeyInfoRef};
+use spki::{ObjectIdentifier, SubjectPublicKeyInfoRef};
 
 use crate::{
     Algorithm, CryptoError, Curve, Dek,
@@ -15,6 +17,12 @@ use crate::{
 pub(crate) const OID_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 /// id-ecPublicKey, RFC 5480.
 pub(crate) const OID_EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+/// X25519 and Ed25519, RFC 8410; DSA, RFC 3279.
+const OIDS_OF_OTHER_TYPES: [ObjectIdentifier; 3] = [
+    ObjectIdentifier::new_unwrap("1.3.101.110"),
+    ObjectIdentifier::new_unwrap("1.3.101.112"),
+    ObjectIdentifier::new_unwrap("1.2.840.10040.4.1"),
+];
 
 /// A public key that data keys are wrapped to: a KAS key, a client's session key, an ephemeral.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,10 +39,10 @@ pub enum PublicKeyError {
     /// The text holds no PEM block.
     #[error("no PEM block found")]
     NoPem,
-    /// The block is no `SubjectPublicKeyInfo`, or the key in it is damaged.
+    /// The block is no `SubjectPublicKeyInfo` of a classical type, or the key in it is damaged.
     #[error("not a parseable SubjectPublicKeyInfo")]
     Malformed,
-    /// Neither RSA nor EC.
+    /// Ed25519, X25519 or DSA.
     #[error("neither an RSA nor an EC key")]
     UnsupportedType,
     /// EC, but not on P-256, P-384 or P-521.
@@ -53,10 +61,10 @@ impl PublicKey {
     /// See [`PublicKeyError`].
     pub fn from_pem(text: &str) -> Result<Self, PublicKeyError> {
         let block = pem::first_block(text).ok_or(PublicKeyError::NoPem)?;
-        Self::from_spki_der(&block.der.ok_or(PublicKeyError::NoPem)?)
+        Self::from_spki_der(&block.der)
     }
 
-    /// Reads a DER `SubjectPublicKeyInfo`.
+    /// Reads a DER `SubjectPublicKeyInfo`; EC keys name their curve.
     ///
     /// # Errors
     /// See [`PublicKeyError`].
@@ -66,51 +74,44 @@ impl PublicKey {
         let key = spki.subject_public_key.as_bytes().ok_or(PublicKeyError::Malformed)?;
         match spki.algorithm.oid {
             OID_RSA => {
+                if spki.algorithm.parameters != Some(AnyRef::NULL) {
+                    return Err(PublicKeyError::Malformed);
+                }
                 let key = pkcs1::RsaPublicKeyRef::from_der(key).map_err(malformed)?;
-                RsaPublicKey::from_components(
-                    key.modulus.as_bytes(),
-                    key.public_exponent.as_bytes(),
-                )
-                .map(Self::Rsa)
+                let (modulus, exponent) = (key.modulus.as_bytes(), key.public_exponent.as_bytes());
+                RsaPublicKey::from_components(modulus, exponent).map(Self::Rsa)
             }
             OID_EC => {
-                let oid = spki.algorithm.parameters_oid();
-                let oid = oid.map_err(|_| PublicKeyError::UnsupportedCurve)?;
+                let parameters = spki.algorithm.parameters.ok_or(PublicKeyError::Malformed)?;
+                let oid = parameters.decode_as().map_err(malformed)?;
                 let curve = Curve::from_oid(oid).ok_or(PublicKeyError::UnsupportedCurve)?;
                 EcPublicKey::from_sec1(curve, key).map(Self::Ec)
             }
-            _ => Err(PublicKeyError::UnsupportedType),
+            oid if OIDS_OF_OTHER_TYPES.contains(&oid) => Err(PublicKeyError::UnsupportedType),
+            _ => Err(PublicKeyError::Malformed),
         }
     }
 
-    /// DER `SubjectPublicKeyInfo`.
+    /// DER `SubjectPublicKeyInfo`, points uncompressed.
     pub fn to_spki_der(&self) -> Vec<u8> {
-        self.encode_spki().unwrap_or_default()
+        self.spki().to_vec()
     }
 
-    fn encode_spki(&self) -> der::Result<Vec<u8>> {
+    fn spki(&self) -> &[u8] {
         match self {
-            Self::Rsa(key) => {
-                let body = pkcs1::RsaPublicKey {
-                    modulus: der::asn1::UintRef::new(key.modulus())?,
-                    public_exponent: der::asn1::UintRef::new(key.exponent())?,
-                };
-                let parameters = Some(der::asn1::Null.into());
-                spki(OID_RSA, parameters, &body.to_der()?)
-            }
-            Self::Ec(key) => spki(OID_EC, Some((&key.curve().oid()).into()), key.point()),
+            Self::Ec(key) => key.spki(),
+            Self::Rsa(key) => key.spki(),
         }
     }
 
     /// PEM `PUBLIC KEY`, LF line ends.
     pub fn to_pem(&self) -> String {
-        der::pem::encode_string("PUBLIC KEY", LineEnding::LF, &self.to_spki_der())
-            .unwrap_or_default()
+        mem::take(&mut *pem::encode("PUBLIC KEY", self.spki()))
     }
 
     /// JSON Web Key text (RFC 7517): `kty`, `n`, `e` or `kty`, `crv`, `x`, `y`.
     pub fn to_jwk(&self) -> String {
-        let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let encode = Base64UrlUnpadded::encode_string;
         let jwk = match self {
             Self::Rsa(key) => serde_json::json!({
                 "kty": "RSA", "n": encode(key.modulus()), "e": encode(key.exponent()),
@@ -139,7 +140,7 @@ impl PublicKey {
 
     /// SHA-256 of the DER `SubjectPublicKeyInfo`.
     pub fn fingerprint(&self) -> [u8; 32] {
-        Sha256::digest(self.to_spki_der()).into()
+        Sha256::digest(self.spki()).into()
     }
 
     /// Wraps a data key as a client does for a KAS: RSA-OAEP, or EC-wrap under a fresh ephemeral.
@@ -156,16 +157,6 @@ impl PublicKey {
             }
         }
     }
-}
-
-fn spki(
-    oid: ObjectIdentifier,
-    parameters: Option<der::AnyRef<'_>>,
-    key: &[u8],
-) -> der::Result<Vec<u8>> {
-    let algorithm = AlgorithmIdentifierRef { oid, parameters };
-    let subject_public_key = BitStringRef::from_bytes(key)?;
-    SubjectPublicKeyInfoRef { algorithm, subject_public_key }.to_der()
 }
 
 /// A data key wrapped for a KAS key.

@@ -13,10 +13,7 @@ pub const OVERHEAD: usize = 8;
 /// # Errors
 /// [`CryptoError`] for every reason alike.
 pub fn unwrap(kek: &[u8; 32], wrapped: &[u8]) -> Result<Dek, CryptoError> {
-    if !matches!(wrapped.len(), 24 | 32 | 40) {
-        return Err(CryptoError);
-    }
-    let mut dek = Zeroizing::new([0; 40]);
+    let mut dek = Zeroizing::new([0; 32]);
     let kek = AesKek::new(&AES_256, kek).map_err(|_| CryptoError)?;
     let bytes = kek.unwrap(wrapped, dek.as_mut()).map_err(|_| CryptoError)?;
     Dek::from_slice(bytes)

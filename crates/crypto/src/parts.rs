@@ -2,7 +2,10 @@ use aws_lc_rs::{
     encoding::{AsBigEndian, AsDer, EcPrivateKeyBin, Pkcs8V1Der},
     rsa::{KeySize, PrivateDecryptingKey},
 };
-use der::{Decode, Encode, asn1::OctetStringRef, pem::LineEnding};
+use der::{
+    Decode, Encode,
+    asn1::{OctetStringRef, UintRef},
+};
 use pkcs8::PrivateKeyInfoRef;
 use spki::AlgorithmIdentifierRef;
 use zeroize::Zeroizing;
@@ -77,10 +80,9 @@ impl PrivateKeyParts {
     /// [`CryptoError`]; says nothing of the key.
     pub fn from_pem(text: &str) -> Result<Self, CryptoError> {
         let block = pem::first_block(text).ok_or(CryptoError)?;
-        let der = block.der.ok_or(CryptoError)?;
         let parts = match block.label {
-            "PRIVATE KEY" => Self::from_pkcs8(&der)?,
-            "RSA PRIVATE KEY" => Self::from_pkcs1(&der)?,
+            "PRIVATE KEY" => Self::from_pkcs8(&block.der)?,
+            "RSA PRIVATE KEY" => Self::from_pkcs1(&block.der)?,
             _ => return Err(CryptoError),
         };
         parts.to_private_key()?;
@@ -102,6 +104,10 @@ impl PrivateKeyParts {
 
     fn from_sec1(curve: Curve, der: &[u8]) -> Result<Self, CryptoError> {
         let body = sec1::EcPrivateKey::from_der(der).map_err(|_| CryptoError)?;
+        let stated = body.parameters.and_then(sec1::EcParameters::named_curve);
+        if stated.is_some_and(|oid| oid != curve.oid()) {
+            return Err(CryptoError);
+        }
         let key = EcPrivateKey::from_scalar(curve, body.private_key)?;
         if let Some(point) = body.public_key {
             let stated = EcPublicKey::from_sec1(curve, point).map_err(|_| CryptoError)?;
@@ -118,7 +124,7 @@ impl PrivateKeyParts {
         let public =
             RsaPublicKey::from_components(body.modulus.as_bytes(), body.public_exponent.as_bytes())
                 .map_err(|_| CryptoError)?;
-        let number = |number: der::asn1::UintRef<'_>| Zeroizing::new(number.as_bytes().to_vec());
+        let number = |number: UintRef<'_>| Zeroizing::new(number.as_bytes().to_vec());
         Ok(Self::Rsa(Box::new(RsaParts {
             public,
             private_exponent: number(body.private_exponent),
@@ -143,9 +149,7 @@ impl PrivateKeyParts {
     /// # Errors
     /// None in practice: parts that were read can be written.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, CryptoError> {
-        let der = self.to_pkcs8()?;
-        let pem = der::pem::encode_string("PRIVATE KEY", LineEnding::LF, &der);
-        pem.map(Zeroizing::new).map_err(|_| CryptoError)
+        Ok(pem::encode("PRIVATE KEY", &self.to_pkcs8()?))
     }
 
     /// A key to operate with; fails when private and public half do not match.
@@ -155,7 +159,6 @@ impl PrivateKeyParts {
                 let key = EcPrivateKey::from_scalar(public.curve(), scalar)?;
                 (key.public_key() == public).then_some(PrivateKey::Ec(key)).ok_or(CryptoError)
             }
-            // aws-lc checks the numbers against one another.
             Self::Rsa(parts) => {
                 let key = RsaPrivateKey::from_pkcs8(&self.to_pkcs8()?, parts.public.clone())?;
                 Ok(PrivateKey::Rsa(key))
@@ -190,7 +193,6 @@ impl PrivateKeyParts {
 
 impl RsaParts {
     fn to_pkcs1(&self) -> der::Result<Zeroizing<Vec<u8>>> {
-        use der::asn1::UintRef;
         let body = pkcs1::RsaPrivateKey {
             modulus: UintRef::new(self.public.modulus())?,
             public_exponent: UintRef::new(self.public.exponent())?,

@@ -1,25 +1,34 @@
 //! RSAES-OAEP with SHA-1 for label hash and MGF1 and an empty label (RFC 8017, section 7.1), the
 //! `wrapped` form of a data key.
 
-use aws_lc_rs::rsa::{
-    OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
-    PublicEncryptingKey,
+use aws_lc_rs::{
+    encoding::AsDer,
+    rsa::{
+        OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
+        PrivateDecryptingKey, PublicEncryptingKey, PublicKeyComponents,
+    },
 };
 use zeroize::Zeroizing;
 
-use crate::{CryptoError, Dek, PublicKey, PublicKeyError};
+use crate::{CryptoError, Dek, PublicKeyError};
 
 /// Smallest modulus in bits.
 pub const MIN_BITS: usize = 2048;
 /// Largest modulus in bits.
 pub const MAX_BITS: usize = 8192;
 
+/// Largest public exponent in bits, a bound of the library: with a longer one, a stranger could
+/// make each encryption arbitrarily slow.
+pub const MAX_EXPONENT_BITS: usize = 33;
+
 /// An RSA public key that passed the host-side checks: 2048 to 8192 bits, odd modulus, odd
-/// exponent from 65537 to 2^64.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// exponent of at least 65537 and at most [`MAX_EXPONENT_BITS`] bits.
+#[derive(Debug, Clone)]
 pub struct RsaPublicKey {
     modulus: Box<[u8]>,
     exponent: Box<[u8]>,
+    spki: Box<[u8]>,
+    key: PublicEncryptingKey,
 }
 
 impl RsaPublicKey {
@@ -30,19 +39,26 @@ impl RsaPublicKey {
     pub fn from_components(modulus: &[u8], exponent: &[u8]) -> Result<Self, PublicKeyError> {
         let modulus = strip_zeros(modulus);
         let exponent = strip_zeros(exponent);
-        let bits = bit_len(modulus);
-        if !(MIN_BITS..=MAX_BITS).contains(&bits) {
+        if !(MIN_BITS..=MAX_BITS).contains(&bit_len(modulus)) {
             return Err(PublicKeyError::Refused("the modulus must have 2048 to 8192 bits"));
         }
         if !is_odd(modulus) {
             return Err(PublicKeyError::Refused("the modulus must be odd"));
         }
-        if !is_odd(exponent) || exponent.len() > 8 || bit_len(exponent) < 17 {
+        // 65537 is the smallest odd number of 17 bits.
+        if !is_odd(exponent) || !(17..=MAX_EXPONENT_BITS).contains(&bit_len(exponent)) {
             return Err(PublicKeyError::Refused(
-                "the exponent must be odd and between 65537 and 2^64",
+                "the exponent must be odd and between 65537 and 2^33",
             ));
         }
-        Ok(Self { modulus: modulus.into(), exponent: exponent.into() })
+        Self::checked(modulus, exponent)
+            .map_err(|_| PublicKeyError::Refused("the library does not accept the key"))
+    }
+
+    fn checked(n: &[u8], e: &[u8]) -> Result<Self, CryptoError> {
+        let spki = PublicKeyComponents { n, e }.as_der().map_err(|_| CryptoError)?;
+        let key = PublicEncryptingKey::from_der(spki.as_ref()).map_err(|_| CryptoError)?;
+        Ok(Self { modulus: n.into(), exponent: e.into(), spki: spki.as_ref().into(), key })
     }
 
     /// Unsigned big-endian, no leading zero.
@@ -63,17 +79,27 @@ impl RsaPublicKey {
     /// Encrypts a data key; the result is as long as the modulus.
     ///
     /// # Errors
-    /// [`CryptoError`] when the library refuses the key.
+    /// [`CryptoError`] when the system's random source fails.
     pub fn encrypt(&self, dek: &Dek) -> Result<Vec<u8>, CryptoError> {
-        let spki = PublicKey::Rsa(self.clone()).to_spki_der();
-        let key = PublicEncryptingKey::from_der(&spki).map_err(|_| CryptoError)?;
-        let key = OaepPublicEncryptingKey::new(key).map_err(|_| CryptoError)?;
+        let key = OaepPublicEncryptingKey::new(self.key.clone()).map_err(|_| CryptoError)?;
         let mut ciphertext = vec![0; key.ciphertext_size()];
         key.encrypt(&OAEP_SHA1_MGF1SHA1, dek.expose_secret(), &mut ciphertext, None)
             .map_err(|_| CryptoError)?;
         Ok(ciphertext)
     }
+
+    pub(crate) fn spki(&self) -> &[u8] {
+        &self.spki
+    }
 }
+
+impl PartialEq for RsaPublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.spki == other.spki
+    }
+}
+
+impl Eq for RsaPublicKey {}
 
 /// An RSA private key in software, operated in constant time. No `Debug`, no `Clone`.
 pub struct RsaPrivateKey {
@@ -82,7 +108,8 @@ pub struct RsaPrivateKey {
 }
 
 impl RsaPrivateKey {
-    /// Reads DER `PrivateKeyInfo` whose public half is `public`.
+    /// Reads DER `PrivateKeyInfo` whose public half is `public`; the library checks its numbers
+    /// against one another.
     pub(crate) fn from_pkcs8(der: &[u8], public: RsaPublicKey) -> Result<Self, CryptoError> {
         let key = PrivateDecryptingKey::from_pkcs8(der).map_err(|_| CryptoError)?;
         let key = OaepPrivateDecryptingKey::new(key).map_err(|_| CryptoError)?;
