@@ -4,17 +4,41 @@
 //! device found in it and logged in to, a [`uri::KeyUri`] names a key on it. [`template`] says what
 //! keys and data keys look like inside the token, [`provision`] makes such keys, and [`error`]
 //! classifies what the token answers.
+//!
+//! On top of these, an [`HsmFactory`] makes [`HsmManager`]s. A manager turns requests into jobs for
+//! worker threads that own a session each (`worker`, `job`, `perform`); `rewrap` is what they do
+//! with data keys, `object` keeps session objects from outliving their use, `recipient` is the
+//! session key of an EC response, `selftest` finds out what a key really does, `canary` tells a bad
+//! ciphertext from a dead device, and `recovery` gets a lost token back.
 #![forbid(unsafe_code)]
 
+pub mod bench;
+mod canary;
+pub mod config;
 pub mod error;
+mod factory;
 mod ffi;
+mod job;
+mod manager;
+mod mechanism;
 pub mod module;
+mod object;
+mod perform;
 pub mod provision;
+mod recipient;
+mod recovery;
+mod rewrap;
+mod selftest;
 pub mod template;
 pub mod token;
 pub mod uri;
+mod worker;
 
 use kasbah_trust::Algorithm;
+
+pub use factory::HsmFactory;
+pub use manager::HsmManager;
+pub use worker::Stats;
 
 /// The name this manager is registered under.
 pub const MANAGER: &str = "opentdf.io/hsm";

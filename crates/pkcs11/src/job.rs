@@ -1,0 +1,147 @@
+//! What workers are asked, and what they answer: plain values, so that the same job can cross to
+//! another process.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use kasbah_crypto::{
+    Dek, PolicyBinding, PublicKey, WrappedDek, ec::EcPublicKey, rsa::RsaPublicKey,
+};
+use kasbah_trust::{Custody, Deadline, Error, KeyDetails, KeyId, Result, RewrappedKey};
+use tokio::sync::oneshot;
+
+use crate::{
+    canary::Canary,
+    module::lock,
+    recipient::{HsmRecipient, WrapSlot},
+    selftest::Report,
+    uri::KeyUri,
+};
+
+/// A key as a manager's workers know it: where it is, and what they found out about it.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Tells it from an earlier one of the same URI.
+    pub(crate) serial: u64,
+    pub(crate) kid: KeyId,
+    pub(crate) uri: KeyUri,
+    pub(crate) public: PublicKey,
+    pub(crate) canary: Canary,
+    report: Mutex<Option<(u64, Arc<Report>)>>,
+}
+
+/// One piece of work for one session.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Agree on a key with a peer and bring it to the host.
+    Agree { key: Arc<Key>, peer: EcPublicKey },
+    /// See whether the token is there.
+    Check,
+    /// Unwrap a data key to the host.
+    Expose { key: Arc<Key>, wrapped: WrappedDek },
+    /// Make the session key of a response.
+    Open { client: EcPublicKey },
+    /// Run the self-test of a key.
+    Probe { key: Arc<Key> },
+    /// Unwrap, check the binding, wrap.
+    Rewrap(Rewrap),
+}
+
+/// [`Job::Rewrap`].
+#[derive(Debug)]
+pub(crate) struct Rewrap {
+    pub(crate) key: Arc<Key>,
+    pub(crate) wrapped: WrappedDek,
+    pub(crate) policy: Box<str>,
+    pub(crate) binding: PolicyBinding,
+    pub(crate) target: Target,
+}
+
+/// Whom to wrap for.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// The session key in this manager's token.
+    Device(Arc<WrapSlot>),
+    /// Somebody whose session key is on the host: the data key must come there too.
+    Host,
+    /// A client's RSA key.
+    Rsa(RsaPublicKey),
+}
+
+/// What became of a [`Job`].
+pub(crate) enum Outcome {
+    Checked,
+    /// The data key itself, whose binding is still to be checked.
+    Exposed(Dek, Custody),
+    /// `None` when the token cannot hold session keys.
+    Opened(Option<HsmRecipient>),
+    Proven(Custody),
+    Wrapped(RewrappedKey),
+}
+
+/// A job on its way, and where the answer goes.
+pub(crate) struct Ticket {
+    pub(crate) job: Job,
+    pub(crate) deadline: Deadline,
+    pub(crate) queued: Instant,
+    /// Whether it was tried once already.
+    pub(crate) again: bool,
+    pub(crate) reply: oneshot::Sender<Result<Outcome>>,
+}
+
+impl Key {
+    /// The key that `details` names by the URI in its `key_id`.
+    pub(crate) fn new(details: &KeyDetails, uri: KeyUri) -> Self {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        Self {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            kid: details.kid.clone(),
+            uri,
+            public: details.public_key.clone(),
+            canary: Canary::default(),
+            report: Mutex::default(),
+        }
+    }
+
+    /// What the self-test found in this generation of the token.
+    pub(crate) fn report(&self, generation: u64) -> Option<Arc<Report>> {
+        let report = lock(&self.report);
+        report.as_ref().filter(|(made, _)| *made == generation).map(|(_, report)| report.clone())
+    }
+
+    pub(crate) fn set_report(&self, generation: u64, report: Arc<Report>) {
+        *lock(&self.report) = Some((generation, report));
+    }
+}
+
+impl Job {
+    /// The key whose private part it uses.
+    pub(crate) fn key(&self) -> Option<&Arc<Key>> {
+        match self {
+            Self::Agree { key, .. } | Self::Expose { key, .. } | Self::Probe { key } => Some(key),
+            Self::Rewrap(rewrap) => Some(&rewrap.key),
+            Self::Check | Self::Open { .. } => None,
+        }
+    }
+}
+
+impl Ticket {
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.reply.is_closed() || self.deadline.has_passed()
+    }
+
+    /// Gives the answer; a caller who left in the meantime does not get it, and it is wiped.
+    pub(crate) fn answer(self, outcome: Result<Outcome>) {
+        drop(self.reply.send(outcome));
+    }
+
+    pub(crate) fn unavailable(self, why: &str) {
+        self.answer(Err(Error::unavailable(why)));
+    }
+}

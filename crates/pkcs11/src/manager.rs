@@ -1,0 +1,330 @@
+//! The key manager `opentdf.io/hsm`.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, atomic::Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use kasbah_crypto::{
+    PublicKey, WrappedDek,
+    ec::{EcPublicKey, NONCE_LEN, TAG_LEN},
+    rsa::RsaPublicKey,
+};
+use kasbah_trust::{
+    Custody, CustodyPolicy, Deadline, Error, Health, KeyDetails, KeyManager, KeyMode, ProtectedKey,
+    Recipient, Result, RewrapRequest, RewrappedKey, SoftwareKey,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout_at,
+};
+
+use crate::{
+    MANAGER,
+    config::Settings,
+    error::Error as TokenError,
+    job::{Job, Key, Outcome, Rewrap, Target, Ticket},
+    module::lock,
+    recipient::{self, HsmRecipient},
+    recovery::Device,
+    selftest::Abilities,
+    token::Token,
+    uri::KeyUri,
+    worker::{Stats, Worker},
+};
+
+/// Keys a manager knows; one more, and it starts again.
+const MAX_KEYS: usize = 1024;
+/// How long health waits for a worker: longer than any single operation takes.
+const HEALTH_WAIT: Duration = Duration::from_secs(2);
+/// How long closing waits for what is inside the token. A call cannot be stopped, so a worker that
+/// hangs longer is left behind.
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
+
+const CLOSED: &str = "the key manager is closed";
+const STAYS: &str = "a data key does not leave the token in clear under require-sealed";
+
+/// Private keys in one token, used by worker threads with a session each.
+#[derive(Debug)]
+pub struct HsmManager {
+    device: Arc<Device>,
+    policy: CustodyPolicy,
+    /// `None` once closed.
+    jobs: Mutex<Option<Sender<Ticket>>>,
+    keys: Mutex<HashMap<String, Arc<Key>>>,
+    /// Ends when the last worker has.
+    ended: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl HsmManager {
+    /// Starts the workers on a token that is logged in.
+    ///
+    /// # Errors
+    /// [`TokenError`] when the token is not there or no thread can be started.
+    pub fn start(token: Arc<Token>, settings: &Settings) -> Result<Self, TokenError> {
+        let abilities = Abilities::of(token.module(), token.slot()?);
+        let (queue, jobs) = bounded(settings.queue);
+        // A place for each session key that may be released, and for orders to park.
+        let controls: Vec<_> =
+            (0..settings.workers).map(|_| bounded(recipient::MAX_LIVE + 8)).collect();
+        let senders = controls.iter().map(|(sender, _)| sender.clone()).collect();
+        let device = Arc::new(Device::new(token, abilities, recipient::MAX_LIVE, senders));
+        let (alive, ended) = mpsc::channel(1);
+        for (number, control) in controls.into_iter().enumerate() {
+            let worker = Worker {
+                device: Arc::clone(&device),
+                policy: settings.custody,
+                jobs: jobs.clone(),
+                control,
+                max_suspects: settings.queue,
+            };
+            let alive = alive.clone();
+            thread::Builder::new()
+                .name(format!("hsm-{}-{number}", device.manager))
+                .spawn(move || {
+                    worker.run();
+                    drop(alive);
+                })
+                .map_err(|error| TokenError::Config(format!("no worker thread: {error}")))?;
+        }
+        Ok(Self {
+            device,
+            policy: settings.custody,
+            jobs: Mutex::new(Some(queue)),
+            keys: Mutex::default(),
+            ended: tokio::sync::Mutex::new(ended),
+        })
+    }
+
+    /// Figures of its workers.
+    pub fn stats(&self) -> &Stats {
+        &self.device.stats
+    }
+
+    /// Jobs that wait for a worker.
+    pub fn queued(&self) -> usize {
+        lock(&self.jobs).as_ref().map_or(0, Sender::len)
+    }
+
+    /// Puts a job in the queue and waits for the answer until the deadline.
+    async fn ask(&self, job: Job, deadline: Deadline) -> Result<Outcome> {
+        if deadline.has_passed() {
+            return Err(Error::unavailable("the deadline had passed before the token was asked"));
+        }
+        let (reply, answer) = oneshot::channel();
+        let queued = Instant::now();
+        self.put(Ticket { job, deadline, queued, again: false, reply })?;
+        match timeout_at(deadline.instant().into(), answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(Error::unavailable("the worker ended")),
+            Err(_) => Err(Error::unavailable("the token did not answer before the deadline")),
+        }
+    }
+
+    fn put(&self, ticket: Ticket) -> Result<()> {
+        let jobs = lock(&self.jobs);
+        match jobs.as_ref().ok_or_else(|| Error::unavailable(CLOSED))?.try_send(ticket) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(Error::Busy),
+            Err(TrySendError::Disconnected(_)) => Err(Error::unavailable(CLOSED)),
+        }
+    }
+
+    fn check_open(&self) -> Result<()> {
+        let is_open = lock(&self.jobs).is_some();
+        if is_open { Ok(()) } else { Err(Error::unavailable(CLOSED)) }
+    }
+
+    /// The key that `details` name.
+    fn key(&self, details: &KeyDetails) -> Result<Arc<Key>> {
+        self.check_open()?;
+        match details.mode {
+            KeyMode::Remote => {}
+            KeyMode::PublicKeyOnly => {
+                return Err(Error::NotPermitted("the key has no private part here"));
+            }
+            KeyMode::ConfigRootKey | KeyMode::ProviderRootKey => {
+                return Err(Error::Unsupported("opentdf.io/hsm serves keys of mode REMOTE"));
+            }
+        }
+        let Some(uri) = &details.private_key.key_id else {
+            return Err(Error::Unsupported(
+                "a key of opentdf.io/hsm needs private_key_ctx.key_id, such as pkcs11:object=r1",
+            ));
+        };
+        let mut keys = lock(&self.keys);
+        if let Some(key) = keys.get(uri)
+            && key.kid == details.kid
+            && key.public == details.public_key
+        {
+            return Ok(Arc::clone(key));
+        }
+        let parsed: KeyUri = uri.parse().map_err(Error::internal)?;
+        if keys.len() >= MAX_KEYS {
+            keys.clear();
+        }
+        let key = Arc::new(Key::new(details, parsed));
+        keys.insert(uri.clone(), Arc::clone(&key));
+        Ok(key)
+    }
+
+    /// Whom to wrap for; a session key in another device is of no use here.
+    fn target(&self, recipient: &Recipient) -> Result<Target> {
+        if let Some(client) = recipient.rsa() {
+            return Ok(Target::Rsa(client.clone()));
+        }
+        match recipient.device::<HsmRecipient>() {
+            Some(ours) if ours.slot().manager == self.device.manager => {
+                Ok(Target::Device(Arc::clone(ours.slot())))
+            }
+            Some(_) => Err(Error::Unsupported(
+                "the session key of this response is in another key manager's token",
+            )),
+            None => Ok(Target::Host),
+        }
+    }
+
+    async fn expose(&self, job: Job, deadline: Deadline) -> Result<SoftwareKey> {
+        if self.policy == CustodyPolicy::RequireSealed {
+            return Err(Error::Unsupported(STAYS));
+        }
+        match self.ask(job, deadline).await? {
+            Outcome::Exposed(dek, custody) => Ok(SoftwareKey::new(dek, custody)),
+            _ => Err(mismatch()),
+        }
+    }
+}
+
+#[async_trait]
+impl KeyManager for HsmManager {
+    fn name(&self) -> &'static str {
+        MANAGER
+    }
+
+    async fn decrypt(
+        &self,
+        key: &KeyDetails,
+        wrapped: &WrappedDek,
+        deadline: Deadline,
+    ) -> Result<Box<dyn ProtectedKey>> {
+        let key = self.key(key)?;
+        check_form(&key.public, wrapped)?;
+        let job = Job::Expose { key, wrapped: wrapped.clone() };
+        Ok(Box::new(self.expose(job, deadline).await?))
+    }
+
+    async fn derive(
+        &self,
+        key: &KeyDetails,
+        peer: &EcPublicKey,
+        deadline: Deadline,
+    ) -> Result<Box<dyn ProtectedKey>> {
+        let key = self.key(key)?;
+        let PublicKey::Ec(public) = &key.public else {
+            return Err(Error::Unsupported("RSA keys agree on nothing"));
+        };
+        if public.curve() != peer.curve() {
+            return Err(Error::Decrypt);
+        }
+        let job = Job::Agree { key, peer: peer.clone() };
+        Ok(Box::new(self.expose(job, deadline).await?))
+    }
+
+    async fn open_recipient(&self, client: &PublicKey, deadline: Deadline) -> Result<Recipient> {
+        self.check_open()?;
+        let PublicKey::Ec(point) = client else { return Recipient::in_host(client) };
+        match self.ask(Job::Open { client: point.clone() }, deadline).await? {
+            Outcome::Opened(Some(recipient)) => Ok(Recipient::in_device(recipient)),
+            Outcome::Opened(None) => Recipient::in_host(client),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn rewrap(&self, request: RewrapRequest<'_>) -> Result<RewrappedKey> {
+        let key = self.key(request.key)?;
+        check_form(&key.public, request.wrapped)?;
+        let rewrap = Rewrap {
+            key,
+            wrapped: request.wrapped.clone(),
+            policy: request.policy.into(),
+            binding: request.binding.clone(),
+            target: self.target(request.recipient)?,
+        };
+        match self.ask(Job::Rewrap(rewrap), request.deadline).await? {
+            Outcome::Wrapped(rewrapped) => Ok(rewrapped),
+            Outcome::Exposed(dek, custody) => {
+                Box::<dyn ProtectedKey>::from(Box::new(SoftwareKey::new(dek, custody)))
+                    .verify_binding(request.policy, request.binding)
+                    .await?
+                    .export(request.recipient)
+                    .await
+            }
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn probe(&self, key: &KeyDetails, deadline: Deadline) -> Result<Custody> {
+        let key = self.key(key)?;
+        match self.ask(Job::Probe { key }, deadline).await? {
+            Outcome::Proven(custody) => Ok(custody),
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Asks the token, through a worker. A full queue that moves is no illness.
+    async fn health(&self) -> Health {
+        let done = self.device.stats.done.load(Ordering::Relaxed);
+        match self.ask(Job::Check, Deadline::after(HEALTH_WAIT)).await {
+            Ok(_) => Health::Ready,
+            Err(Error::Busy) => {
+                tokio::time::sleep(HEALTH_WAIT / 4).await;
+                if self.device.stats.done.load(Ordering::Relaxed) > done {
+                    Health::Ready
+                } else {
+                    Health::NotReady(
+                        "the queue is full and no job ends; does the token hang?".into(),
+                    )
+                }
+            }
+            Err(Error::Unavailable(why)) => Health::NotReady(why.to_string()),
+            Err(error) => Health::NotReady(error.to_string()),
+        }
+    }
+
+    async fn close(&self) {
+        drop(lock(&self.jobs).take());
+        let mut ended = self.ended.lock().await;
+        if tokio::time::timeout(DRAIN_WAIT, ended.recv()).await.is_err() {
+            tracing::error!(
+                token = self.device.token.label(),
+                "a worker is still inside the token and is left behind"
+            );
+        }
+    }
+}
+
+/// What can be told without the token, which some modules answer by a crash.
+fn check_form(key: &PublicKey, wrapped: &WrappedDek) -> Result<()> {
+    let fits = match (key, wrapped) {
+        (PublicKey::Rsa(key), WrappedDek::Rsa(ciphertext)) => is_below_modulus(ciphertext, key),
+        (PublicKey::Ec(key), WrappedDek::Ec { blob, ephemeral }) => {
+            let dek = blob.len().checked_sub(NONCE_LEN + TAG_LEN);
+            ephemeral.curve() == key.curve() && matches!(dek, Some(16 | 24 | 32))
+        }
+        _ => false,
+    };
+    if fits { Ok(()) } else { Err(Error::Decrypt) }
+}
+
+fn is_below_modulus(ciphertext: &[u8], key: &RsaPublicKey) -> bool {
+    ciphertext.len() == key.modulus().len() && ciphertext < key.modulus()
+}
+
+/// Workers answer each kind of job with its kind of outcome.
+fn mismatch() -> Error {
+    Error::internal("a worker answered another question")
+}

@@ -1,0 +1,348 @@
+//! What a worker does with data keys inside the token.
+//!
+//! *Sealed*, a data key is a token object from `C_UnwrapKey` to `C_WrapKey`, and what the token says
+//! of `CKA_SENSITIVE` afterwards counts, not what the template asked for. *Exposed*, it comes to the
+//! host for the length of the call. Whatever a call returns in clear goes into wiped memory at once;
+//! the `cryptoki` crate leaves one copy of an attribute value it read (an ECDH secret) in freed
+//! memory, which cannot be helped from outside.
+
+use aws_lc_rs::rand;
+use cryptoki::{
+    error::{Error as Cryptoki, RvError},
+    mechanism::Mechanism,
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
+};
+use kasbah_crypto::{
+    Dek, PolicyBinding, WrappedDek,
+    ec::{EcPublicKey, NONCE_LEN, TAG_LEN, WrapKey},
+    keywrap,
+    rsa::RsaPublicKey,
+};
+use kasbah_trust::Error;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{
+    mechanism,
+    object::{Desk, Object},
+    template::{self, DekTemplate, HkdfUse, Secrecy},
+};
+
+/// Why an operation on the token ended early.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// Decided; the token has nothing to add.
+    Answer(Error),
+    /// A call failed.
+    Call(Cryptoki, Stage),
+    /// The token makes no HMAC with a data key this short.
+    ShortKey,
+}
+
+/// Whose fault a failed call can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The wrapped data key's: everything until it is unwrapped.
+    Unwrap,
+    /// Not the wrapped data key's.
+    After,
+}
+
+/// What a data key leaves by when it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exposure {
+    /// The ECDH secret is derived readable; the rest happens on the host.
+    Agree,
+    /// `C_Decrypt`, on keys that allow it.
+    Decrypt,
+    /// Unwrapped into an object, which is wrapped under a throw-away key that the host knows.
+    Export(DekTemplate),
+    /// Unwrapped into an object that the token leaves readable.
+    Read,
+}
+
+/// The token left an object readable that was to be sealed.
+pub(crate) const READABLE: &str = "sealed custody required, but the token leaves unwrapped data \
+                                   keys readable (CKA_SENSITIVE reads false)";
+
+impl Fault {
+    pub(crate) fn unwrapping(error: Cryptoki) -> Self {
+        Self::Call(error, Stage::Unwrap)
+    }
+}
+
+impl From<Cryptoki> for Fault {
+    fn from(error: Cryptoki) -> Self {
+        Self::Call(error, Stage::After)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Answer(error)
+    }
+}
+
+/// Unwraps a data key into a sealed object and proves that it is one.
+pub(crate) fn unwrap_sealed<'d>(
+    desk: &'d Desk<'_>,
+    private: ObjectHandle,
+    wrapped: &WrappedDek,
+    template: DekTemplate,
+) -> Result<Object<'d>, Fault> {
+    let dek = match wrapped {
+        WrappedDek::Rsa(ciphertext) => {
+            unwrap_oaep(desk, private, ciphertext, &template.attributes())?
+        }
+        WrappedDek::Ec { blob, ephemeral } => {
+            let key = agree_sealed(desk, private, ephemeral, HkdfUse::Unwrap)?;
+            unwrap_gcm(desk, &key, blob, &template.attributes())?
+        }
+    };
+    match check_sealed(desk, &dek)? {
+        // SoftHSM reports no length; there the binding alone vouches for the data key.
+        None | Some(0 | 16 | 24 | 32) => Ok(dek),
+        Some(_) => Err(Error::Decrypt.into()),
+    }
+}
+
+pub(crate) fn unwrap_oaep<'d>(
+    desk: &'d Desk<'_>,
+    private: ObjectHandle,
+    ciphertext: &[u8],
+    template: &[Attribute],
+) -> Result<Object<'d>, Fault> {
+    desk.session
+        .unwrap_key(&mechanism::oaep(), private, ciphertext, template)
+        .map(|handle| desk.own(handle))
+        .map_err(Fault::unwrapping)
+}
+
+fn unwrap_gcm<'d>(
+    desk: &'d Desk<'_>,
+    key: &Object<'_>,
+    blob: &[u8],
+    template: &[Attribute],
+) -> Result<Object<'d>, Fault> {
+    let Some((nonce, sealed)) = blob.split_at_checked(NONCE_LEN) else {
+        return Err(Error::Decrypt.into());
+    };
+    let mut nonce = nonce.to_vec();
+    desk.session
+        .unwrap_key(&mechanism::gcm(&mut nonce)?, key.handle(), sealed, template)
+        .map(|handle| desk.own(handle))
+        .map_err(Fault::unwrapping)
+}
+
+/// ECDH and HKDF, neither result ever readable.
+pub(crate) fn agree_sealed<'d>(
+    desk: &'d Desk<'_>,
+    private: ObjectHandle,
+    peer: &EcPublicKey,
+    purpose: HkdfUse,
+) -> Result<Object<'d>, Fault> {
+    let secret = template::ecdh_secret(Secrecy::Sensitive);
+    let secret = desk
+        .session
+        .derive_key(&mechanism::ecdh(peer), private, &secret)
+        .map(|handle| desk.own(handle))
+        .map_err(Fault::unwrapping)?;
+    check_sealed(desk, &secret)?;
+    let key = desk
+        .session
+        .derive_key(&mechanism::hkdf(), secret.handle(), &template::hkdf_key(purpose))
+        .map(|handle| desk.own(handle))
+        .map_err(Fault::unwrapping)?;
+    check_sealed(desk, &key)?;
+    Ok(key)
+}
+
+/// Reads back that an object is sealed: `CKA_SENSITIVE` must read true and no value may come with
+/// it. One call; the length comes along where the token tells it.
+pub(crate) fn check_sealed(desk: &Desk<'_>, object: &Object<'_>) -> Result<Option<u64>, Fault> {
+    let kinds = [AttributeType::Sensitive, AttributeType::Value, AttributeType::ValueLen];
+    let (mut sensitive, mut readable, mut length) = (false, false, None);
+    for attribute in desk.session.get_attributes(object.handle(), &kinds)? {
+        match attribute {
+            Attribute::Sensitive(value) => sensitive = value,
+            Attribute::Value(mut value) => {
+                value.zeroize();
+                readable = true;
+            }
+            Attribute::ValueLen(value) => length = Some(*value),
+            _ => {}
+        }
+    }
+    if sensitive && !readable { Ok(length) } else { Err(Error::NotPermitted(READABLE).into()) }
+}
+
+/// Whether an object is sealed, without asking for its value: for modules that may give it.
+pub(crate) fn is_sensitive(desk: &Desk<'_>, object: &Object<'_>) -> Result<bool, Fault> {
+    let read = desk.session.get_attributes(object.handle(), &[AttributeType::Sensitive])?;
+    Ok(matches!(read[..], [Attribute::Sensitive(true)]))
+}
+
+/// Checks a policy binding with the data key in the token. The MAC is key material (for a policy
+/// of the caller's choice it is the binding he lacks): compared here, in constant time, and wiped.
+pub(crate) fn verify_binding(
+    desk: &Desk<'_>,
+    dek: &Object<'_>,
+    policy: &str,
+    binding: &PolicyBinding,
+) -> Result<(), Fault> {
+    let mac = match desk.session.sign(&Mechanism::Sha256Hmac, dek.handle(), policy.as_bytes()) {
+        Ok(mac) => Zeroizing::new(mac),
+        Err(Cryptoki::Pkcs11(RvError::KeySizeRange, _)) => return Err(Fault::ShortKey),
+        Err(error) => return Err(error.into()),
+    };
+    binding.verify(&mac).map_err(|_| Error::Decrypt.into())
+}
+
+/// RSA-OAEP under a client's key, imported for this one call.
+pub(crate) fn wrap_oaep(
+    desk: &Desk<'_>,
+    dek: &Object<'_>,
+    client: &RsaPublicKey,
+) -> Result<Vec<u8>, Fault> {
+    let key = desk.own(desk.session.create_object(&template::client_rsa(client))?);
+    let wrapped = desk.session.wrap_key(&mechanism::oaep(), key.handle(), dek.handle())?;
+    if wrapped.len() == client.modulus().len() {
+        Ok(wrapped)
+    } else {
+        Err(odd_length("C_WrapKey with RSA-OAEP", wrapped.len()))
+    }
+}
+
+/// AES-GCM under the key of a response, with a nonce of its own: `nonce || ciphertext || tag`.
+pub(crate) fn wrap_gcm(
+    desk: &Desk<'_>,
+    dek: &Object<'_>,
+    key: ObjectHandle,
+) -> Result<Vec<u8>, Fault> {
+    let mut nonce = [0; NONCE_LEN];
+    random(&mut nonce)?;
+    // A copy: some devices write a nonce of their own into the parameter block.
+    let mut given = nonce;
+    let sealed = desk.session.wrap_key(&mechanism::gcm(&mut given)?, key, dek.handle())?;
+    match sealed.len().checked_sub(TAG_LEN) {
+        Some(16 | 24 | 32) => Ok([&given[..], &sealed].concat()),
+        _ => Err(odd_length("C_WrapKey with AES-GCM", sealed.len())),
+    }
+}
+
+fn odd_length(call: &str, length: usize) -> Fault {
+    Error::internal(format!("{call} returned {length} bytes")).into()
+}
+
+/// Unwraps a data key to the host.
+pub(crate) fn expose(
+    desk: &Desk<'_>,
+    private: ObjectHandle,
+    wrapped: &WrappedDek,
+    exposure: Exposure,
+) -> Result<Dek, Fault> {
+    match (wrapped, exposure) {
+        (WrappedDek::Rsa(ciphertext), Exposure::Decrypt) => {
+            let bytes = desk.session.decrypt(&mechanism::oaep(), private, ciphertext);
+            data_key(&Zeroizing::new(bytes.map_err(Fault::unwrapping)?))
+        }
+        (WrappedDek::Rsa(ciphertext), Exposure::Export(template)) => {
+            export(desk, &unwrap_oaep(desk, private, ciphertext, &template.attributes())?)
+        }
+        (WrappedDek::Rsa(ciphertext), Exposure::Read) => {
+            data_key(&value(desk, &unwrap_oaep(desk, private, ciphertext, &readable_dek())?)?)
+        }
+        (WrappedDek::Ec { blob, ephemeral }, Exposure::Agree) => {
+            agree_exposed(desk, private, ephemeral)?.open(blob).map_err(|_| Error::Decrypt.into())
+        }
+        _ => Err(Error::Decrypt.into()),
+    }
+}
+
+/// What modules take that refuse every other template. They are asked nothing about sensitivity,
+/// so that what they do by themselves shows.
+pub(crate) fn readable_dek() -> [Attribute; 6] {
+    [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sign(true),
+        Attribute::Verify(true),
+    ]
+}
+
+/// ECDH and HKDF with the secret on the host.
+pub(crate) fn agree_exposed(
+    desk: &Desk<'_>,
+    private: ObjectHandle,
+    peer: &EcPublicKey,
+) -> Result<WrapKey, Fault> {
+    let secret = desk
+        .session
+        .derive_key(&mechanism::ecdh(peer), private, &template::ecdh_secret(Secrecy::Readable))
+        .map(|handle| desk.own(handle))
+        .map_err(Fault::unwrapping)?;
+    let secret = value(desk, &secret)?;
+    if secret.len() != peer.curve().field_len() {
+        return Err(odd_length("ECDH", secret.len()));
+    }
+    WrapKey::derive(&secret).map_err(|error| Error::internal(error).into())
+}
+
+/// Brings a data key out of the token. A hardened key forbids decryption and readable unwraps, but
+/// the data key must be extractable to be of use, so it leaves as it does for a client: wrapped.
+fn export(desk: &Desk<'_>, dek: &Object<'_>) -> Result<Dek, Fault> {
+    let mut key = Zeroizing::new([0; 32]);
+    random(key.as_mut())?;
+    let handle = import(desk, KeyType::AES, key.as_ref(), Attribute::Wrap(true))?;
+    let wrapped = desk.session.wrap_key(&Mechanism::AesKeyWrap, handle.handle(), dek.handle());
+    match wrapped {
+        Ok(wrapped) => keywrap::unwrap(&key, &wrapped).map_err(|_| Error::Decrypt.into()),
+        // AES-KW takes multiples of 8 bytes, as every data key is.
+        Err(error) => Err(Fault::unwrapping(error)),
+    }
+}
+
+/// Puts a data key that is on the host back into the token, to be wrapped there.
+pub(crate) fn import_dek<'d>(desk: &'d Desk<'_>, dek: &Dek) -> Result<Object<'d>, Fault> {
+    let extractable = Attribute::Extractable(true);
+    import(desk, KeyType::GENERIC_SECRET, dek.expose_secret(), extractable)
+}
+
+fn import<'d>(
+    desk: &'d Desk<'_>,
+    kind: KeyType,
+    bytes: &[u8],
+    flag: Attribute,
+) -> Result<Object<'d>, Fault> {
+    let mut template = [
+        Attribute::Value(bytes.to_vec()),
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(kind),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        flag,
+    ];
+    let created = desk.session.create_object(&template);
+    if let Attribute::Value(bytes) = &mut template[0] {
+        bytes.zeroize();
+    }
+    Ok(desk.own(created?))
+}
+
+fn value(desk: &Desk<'_>, object: &Object<'_>) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    let read = desk.session.get_attributes(object.handle(), &[AttributeType::Value])?;
+    match read.into_iter().next() {
+        Some(Attribute::Value(value)) => Ok(Zeroizing::new(value)),
+        _ => Err(Error::NotPermitted("the token does not let this secret out").into()),
+    }
+}
+
+fn data_key(bytes: &[u8]) -> Result<Dek, Fault> {
+    Dek::from_slice(bytes).map_err(|_| Error::Decrypt.into())
+}
+
+fn random(bytes: &mut [u8]) -> Result<(), Fault> {
+    rand::fill(bytes).map_err(|_| Error::internal("the system's random source failed").into())
+}
