@@ -1,3 +1,54 @@
-//! The `kasbah` command.
+//! The `kasbah` command: a Key Access Server and its operator's tools.
+//!
+//! Every subcommand has a file of its own that turns its arguments into a [`Plan`]: first, while
+//! this is the only thread, it says what must be in the environment; then it runs.
 
-fn main() {}
+mod arguments;
+mod config;
+mod config_check;
+mod environment;
+mod exit;
+mod hsm;
+mod log;
+mod output;
+mod plan;
+mod serve;
+mod server;
+mod tokens;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    arguments::{Arguments, Command},
+    exit::{Exit, Failure, OrExit},
+    plan::Plan,
+};
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Plan { environment, level, task } = plan(arguments)?;
+    environment.apply();
+    log::start(level);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .or_exit(Exit::Unavailable)?;
+    runtime.block_on(task)
+}
+
+fn plan(arguments: Arguments) -> Result<Plan, Failure> {
+    let output = arguments.output;
+    match arguments.command {
+        Command::Config(arguments) => Ok(config_check::plan(arguments, output)),
+        Command::Hsm(arguments) => hsm::plan(arguments, output),
+        Command::Serve(arguments) => serve::plan(&arguments),
+    }
+}

@@ -1,0 +1,38 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::{config_check, hsm, output::Output, serve};
+
+/// A Key Access Server for OpenTDF whose keys live in PKCS#11 hardware, and its tools.
+///
+/// Exit codes: 0 done; 1 the thing asked about is not fine; 2 wrong usage or configuration;
+/// 3 a dependency (server, token, network) is unavailable.
+#[derive(Debug, Parser)]
+#[command(name = "kasbah", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// How to print results
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Config(config_check::Arguments),
+    Hsm(hsm::Arguments),
+    Serve(serve::Arguments),
+}
+
+/// Which configuration to read.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigFile {
+    /// Configuration file (YAML); `KASBAH__KAS__URI` in the environment overrides `kas.uri` in it,
+    /// and so on, with two underscores between levels
+    #[arg(long = "config", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}

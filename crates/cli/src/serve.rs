@@ -1,0 +1,38 @@
+//! `kasbah serve`
+
+use tokio::net::TcpListener;
+
+use crate::{
+    arguments::ConfigFile,
+    config::Config,
+    exit::{Exit, Failure, OrExit},
+    plan::Plan,
+    server,
+};
+
+/// Serve rewraps until told to stop (SIGTERM, SIGINT)
+///
+/// Before it listens it opens every token and uses every key once: what the configuration declares
+/// must work, unless its provider says `required: false`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+/// Plans the server.
+pub(crate) fn plan(arguments: &Arguments) -> Result<Plan, Failure> {
+    let mut config = Config::load(&arguments.config.file).or_exit(Exit::Usage)?;
+    let environment = std::mem::take(&mut config.environment);
+    Ok(Plan::server(serve(config)).with_environment(environment))
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let listen = config.server.listen;
+    let proven = server::build(config).await?;
+    let listener = TcpListener::from_std(server::listen(listen)?).or_exit(Exit::Unavailable)?;
+    proven.serve(listener).await
+}

@@ -1,0 +1,418 @@
+//! Configurations, good and bad, through `kasbah config check`.
+
+use std::fs;
+
+use crate::common::{Kasbah, Scratch};
+use serde_json::Value;
+
+/// A configuration that is fine; each bad one changes a line of it.
+const GOOD: &str = r#"
+server:
+  listen: "127.0.0.1:0"
+  limits: { kaos: 10, request_timeout_seconds: 5 }
+kas: { uri: "http://localhost:8080", key_index: keyring }
+auth:
+  mode: jwt
+  issuer: "https://idp.example"
+  audience: "http://localhost:8080"
+  jwks_file: jwks.json
+secrets:
+  pin1: { file: pin }
+  root1: { env: KASBAH_TEST_ROOT }
+modules:
+  softhsm: { path: module.so, env: { SOFTHSM2_CONF: softhsm2.conf } }
+key_managers: { unknown: refuse }
+custody_floor: prefer-sealed
+providers:
+  - name: main
+    manager: opentdf.io/hsm
+    config: { module: softhsm, token: kas, pin: pin1, custody: require-sealed, workers: 2, queue: 64 }
+keyring:
+  - { kid: r1, algorithm: "rsa:2048", provider: main, key: "pkcs11:object=r1", legacy: true }
+  - { kid: b1, algorithm: "ec:secp256r1", public_key_file: b1.pem, wrapped_key_file: b1.b64, wrapping_key: root1 }
+"#;
+
+const P256_PEM: &str = "-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEJh7701UM8GjvAT7XNmujL11v5Ve0
+sqvOit5Yy6FopV4XiKCymlamq+xAhMDJa9PcvKa1B/NdvqnphXCEedi9yQ==
+-----END PUBLIC KEY-----
+";
+
+const JWKS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k",
+"x":"Jh7701UM8GjvAT7XNmujL11v5Ve0sqvOit5Yy6FopV4","y":"F4igsppWpqvsQITAyWvT3LymtQfzXb6p6YVwhHnYvck"}]}"#;
+
+fn scratch() -> Scratch {
+    let scratch = Scratch::new();
+    for (name, text) in [
+        ("pin", "12345678\n"),
+        ("module.so", ""),
+        ("softhsm2.conf", ""),
+        ("b1.pem", P256_PEM),
+        ("b1.b64", "AAAA\n"),
+        ("jwks.json", JWKS),
+        ("empty.json", r#"{"keys":[]}"#),
+        ("text.pem", "no PEM at all"),
+    ] {
+        scratch.write(name, text);
+    }
+    scratch
+}
+
+/// What `config check` finds in `text`: its exit code and its report.
+fn check(scratch: &Scratch, text: &str) -> (i32, Value) {
+    let file = scratch.write("config.yaml", text);
+    let ended = Kasbah::new(["config", "check", "--output", "json", "--config"]).arg(file).run();
+    (ended.code, ended.json())
+}
+
+#[test]
+fn a_good_one_is_fine() {
+    let (code, report) = check(&scratch(), GOOD);
+    assert_eq!(
+        (code, &report["ok"], &report["problems"]),
+        (0, &true.into(), &Value::Array(vec![]))
+    );
+    assert_eq!(report["warnings"], Value::Array(vec![]), "{report}");
+}
+
+#[test]
+fn a_short_one_is_fine() {
+    let text = "kas: { uri: \"https://kas.example\" }\nauth: { mode: dev }\n";
+    let (code, report) = check(&scratch(), text);
+    assert_eq!(code, 0, "{report}");
+    assert_eq!(report["warnings"][0]["path"], "keyring");
+}
+
+/// What to replace in [`GOOD`], by what, and how the only problem then reads.
+const BAD: &[(&str, &str, &str)] = &[
+    // Unknown keys, on every level.
+    ("custody_floor:", "custody_flor:", "custody_flor: unknown key; there are `auth`"),
+    ("listen: \"127", "lissen: \"127", "server.lissen: unknown field `lissen`"),
+    ("kaos: 10", "kao: 10", "server.limits.kao: unknown field `kao`"),
+    ("key_index: keyring", "index: keyring", "kas.index: unknown field `index`"),
+    ("  issuer:", "  isuer:", "auth.isuer: unknown field `isuer`"),
+    ("{ file: pin }", "{ path: pin }", "secrets.pin1.path: unknown field `path`"),
+    ("path: module.so,", "path: module.so, pin: x,", "modules.softhsm.pin: unknown field `pin`"),
+    ("unknown: refuse", "unkown: refuse", "key_managers.unkown: unknown field `unkown`"),
+    (
+        "    manager: opentdf.io/hsm",
+        "    manger: opentdf.io/hsm",
+        "providers[0].manger: unknown field `manger`",
+    ),
+    ("workers: 2", "worker: 2", "providers[0].config.worker: unknown field `worker`"),
+    ("legacy: true", "legasy: true", "keyring[0].legasy: unknown field `legasy`"),
+    // Missing keys.
+    ("uri: \"http://localhost:8080\", ", "", "kas.uri: is missing"),
+    ("  mode: jwt\n", "", "auth.mode: is missing"),
+    ("  issuer: \"https://idp.example\"\n", "", "auth.issuer: is missing"),
+    ("  audience: \"http://localhost:8080\"\n", "", "auth.audience: is missing"),
+    ("  jwks_file: jwks.json\n", "", "auth.jwks_file: set exactly one of `jwks_file` and"),
+    ("path: module.so, ", "", "modules.softhsm.path: is missing"),
+    ("  - name: main\n   ", "  -", "providers[0].name: is missing"),
+    ("module: softhsm, ", "", "providers[0].config.module: is missing"),
+    ("token: kas, ", "", "providers[0].config.token: is missing"),
+    ("pin: pin1, ", "", "providers[0].config.pin: is missing"),
+    ("kid: r1, ", "", "keyring[0].kid: is missing"),
+    ("algorithm: \"rsa:2048\", ", "", "keyring[0].algorithm: is missing"),
+    ("provider: main, ", "", "keyring[0].provider: is missing; name the provider"),
+    (", key: \"pkcs11:object=r1\"", "", "keyring[0]: set exactly one of `key`"),
+    ("public_key_file: b1.pem, ", "", "keyring[1].public_key_file: is missing"),
+    (", wrapping_key: root1", "", "keyring[1].wrapping_key: is missing"),
+    // Values.
+    ("127.0.0.1:0", "localhost:8080", "server.listen: expected an IP address and a port"),
+    ("kaos: 10", "kaos: 0", "server.limits.kaos: must be at least 1"),
+    ("kaos: 10", "kaos: many", "server.limits.kaos: expected"),
+    ("kaos: 10", "kaos: -1", "server.limits.kaos: expected"),
+    ("kaos: 10", "message_bytes: 1000", "server.limits.message_bytes: is below srt_bytes"),
+    ("timeout_seconds: 5", "timeout_seconds: 0", "server.limits.request_timeout_seconds: must be"),
+    ("uri: \"http://localhost:8080\"", "uri: localhost", "kas.uri: expected an absolute http"),
+    ("uri: \"http://localhost:8080\"", "uri: \"ftp://x\"", "kas.uri: expected an absolute http"),
+    (
+        "key_index: keyring",
+        "key_index: registry",
+        "kas.key_index: this index is not available in this version",
+    ),
+    (
+        "key_index: keyring",
+        "key_index: platform",
+        "kas.key_index: this index is not available in this version",
+    ),
+    ("key_index: keyring", "key_index: file", "kas.key_index: expected `keyring`"),
+    ("mode: jwt", "mode: oidc", "auth.mode: `oidc` is not available in this version"),
+    ("mode: jwt", "mode: none", "auth.mode: expected `jwt` or `dev`"),
+    (
+        "mode: jwt",
+        "mode: jwt\n  clock_skew_seconds: 901",
+        "auth.clock_skew_seconds: expected at most",
+    ),
+    ("mode: jwt", "mode: jwt\n  public_key_file: b1.pem", "auth.jwks_file: set exactly one of"),
+    ("jwks_file: jwks.json", "jwks_file: none.json", "auth.jwks_file: cannot read"),
+    ("jwks_file: jwks.json", "jwks_file: pin", "auth.jwks_file: not a JSON Web Key Set"),
+    ("jwks_file: jwks.json", "jwks_file: empty.json", "auth.jwks_file: the JWKS holds no"),
+    ("jwks_file: jwks.json", "public_key_file: text.pem", "auth.public_key_file: not a public key"),
+    ("unknown: refuse", "unknown: ignore", "key_managers.unknown: expected `default` or `refuse`"),
+    (
+        "custody_floor: prefer-sealed",
+        "custody_floor: sealed",
+        "custody_floor: expected `require-sealed`",
+    ),
+    ("path: module.so", "path: none.so", "modules.softhsm.path: /"),
+    ("workers: 2", "workers: 65", "providers[0].config.workers: expected 1 to 64"),
+    ("queue: 64", "queue: 0", "providers[0].config.queue: expected 1 to 4096"),
+    ("token: kas", "token: ''", "providers[0].config.token: is empty"),
+    (
+        "custody: require-sealed",
+        "custody: sealed",
+        "providers[0].config.custody: expected `require-sealed`",
+    ),
+    (
+        "custody: require-sealed",
+        "custody: transient",
+        "providers[0].config.custody: is below custody_floor",
+    ),
+    (
+        "opentdf.io/hsm",
+        "opentdf.io/aws",
+        "providers[0].manager: `opentdf.io/aws` is not registered, and",
+    ),
+    (
+        "algorithm: \"rsa:2048\"",
+        "algorithm: rsa2048",
+        "keyring[0].algorithm: unknown algorithm; expected one of rsa:2048",
+    ),
+    (
+        "object=r1\"",
+        "object=r1?pin-value=1\"",
+        "keyring[0].key: key reference: only the attributes",
+    ),
+    ("pkcs11:object=r1", "r1", "keyring[0].key: key reference: must begin with pkcs11:"),
+    (
+        "pkcs11:object=r1",
+        "pkcs11:object=r1;token=b",
+        "keyring[0].key: key reference: names another token",
+    ),
+    (
+        "legacy: true",
+        "legacy: true, wrapping_key: root1",
+        "keyring[0].wrapping_key: has no effect with `key`",
+    ),
+    (
+        "legacy: true",
+        "legacy: true, wrapped_key_file: b1.b64",
+        "keyring[0]: set exactly one of `key`",
+    ),
+    ("legacy: true", "legacy: 'perhaps'", "keyring[0].legacy: expected a boolean"),
+    (
+        "legacy: true",
+        "legacy: true, public_key_file: b1.pem",
+        "keyring[0].public_key_file: is no rsa:2048 key",
+    ),
+    (
+        "public_key_file: b1.pem",
+        "public_key_file: text.pem",
+        "keyring[1].public_key_file: no PEM block found",
+    ),
+    (
+        "public_key_file: b1.pem",
+        "public_key_file: none.pem",
+        "keyring[1].public_key_file: cannot read",
+    ),
+    (
+        "wrapped_key_file: b1.b64",
+        "wrapped_key_file: none",
+        "keyring[1].wrapped_key_file: cannot read",
+    ),
+    (
+        "kid: b1",
+        "kid: b1, provider: main",
+        "keyring[1].wrapped_key_file: provider `main` uses keys in its token only",
+    ),
+    // Names that do not exist, or twice.
+    (
+        "module: softhsm",
+        "module: kryoptic",
+        "providers[0].config.module: no such entry under `modules`, which has `softhsm`",
+    ),
+    (
+        "pin: pin1",
+        "pin: pin2",
+        "providers[0].config.pin: no such entry under `secrets`, which has `pin1`, `root1`",
+    ),
+    (
+        "provider: main",
+        "provider: other",
+        "keyring[0].provider: there is no provider `other`; there are `main`",
+    ),
+    (
+        "wrapping_key: root1",
+        "wrapping_key: root2",
+        "keyring[1].wrapping_key: no such entry under `secrets`",
+    ),
+    ("kid: b1", "kid: r1", "keyring[1].kid: another key of the keyring has this kid"),
+    ("kid: b1", "kid: ' '", "keyring[1].kid: is empty"),
+    (
+        "keyring:\n",
+        "  - { name: main, manager: opentdf.io/basic }\nkeyring:\n",
+        "providers[1].name: another provider has this name",
+    ),
+    ("keyring:\n", "  - { name: '' }\nkeyring:\n", "providers[1].name: is empty"),
+    (
+        "keyring:\n",
+        "  - { name: opentdf.io/basic, config: { a: 1 } }\nkeyring:\n",
+        "providers[1].config.a: unknown field `a`",
+    ),
+    // Secrets.
+    ("{ file: pin }", "{ file: none }", "secrets.pin1.file: /"),
+    ("{ file: pin }", "{ file: pin, env: PIN }", "secrets.pin1: set exactly one of `file`"),
+    ("{ file: pin }", "{}", "secrets.pin1: set exactly one of `file`"),
+    ("{ file: pin }", "{ env: '' }", "secrets.pin1: set exactly one of `file`"),
+    ("{ file: pin }", "{ command: [] }", "secrets.pin1: set exactly one of `file`"),
+    ("{ file: pin }", "{ credential: a/b }", "secrets.pin1.credential: expected the name"),
+    // Modules.
+    (
+        "modules:\n",
+        "modules:\n  two: { path: module.so, env: { SOFTHSM2_CONF: other } }\n",
+        "modules.two.env.SOFTHSM2_CONF: another module sets",
+    ),
+    // Shapes.
+    ("key_managers: { unknown: refuse }", "key_managers: refuse", "key_managers: expected"),
+    ("key_managers: {", "custody: [1]\nkey_managers: {", "custody: unknown key"),
+    (
+        "limits: { kaos: 10, request_timeout_seconds: 5 }",
+        "limits: [10]",
+        "server.limits: expected a map",
+    ),
+    (
+        "custody_floor: prefer-sealed",
+        "custody_floor: [transient]",
+        "custody_floor: expected a text",
+    ),
+    (
+        "secrets:\n  pin1: { file: pin }\n  root1: { env: KASBAH_TEST_ROOT }\n",
+        "secrets: [7]\n",
+        "secrets: expected a map",
+    ),
+];
+
+#[test]
+fn each_mistake_is_named_with_its_path() {
+    let scratch = scratch();
+    let mut wrong = Vec::new();
+    for (find, replacement, expected) in BAD {
+        assert_eq!(GOOD.matches(find).count().max(1), GOOD.matches(find).count(), "{find}");
+        let (code, report) = check(&scratch, &GOOD.replacen(find, replacement, 1));
+        let problems: Vec<_> = report["problems"].as_array().unwrap().iter().map(told).collect();
+        if code != 1 || problems.len() != 1 || !problems[0].starts_with(expected) {
+            wrong.push(format!(
+                "{replacement:?}: expected {expected}\n  found ({code}) {problems:#?}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn told(problem: &Value) -> String {
+    format!("{}: {}", problem["path"].as_str().unwrap(), problem["message"].as_str().unwrap())
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let scratch = scratch();
+    for (find, replacement) in [
+        ("pin: pin1", "pin: hunter2"),
+        ("pin1: { file: pin }", "pin1: hunter2"),
+        ("pin1: { file: pin }", "pin1: [hunter2]"),
+        ("pin1: { file: pin }", "pin1: { file: { value: hunter2 } }"),
+        ("pin1: { file: pin }", "pin1: { file: pin, command: hunter2 }"),
+        ("wrapping_key: root1", "wrapping_key: hunter2"),
+        ("object=r1\"", "object=r1?pin-value=hunter2\""),
+        ("legacy: true", "legacy: hunter2"),
+    ] {
+        let (code, report) = check(&scratch, &GOOD.replacen(find, replacement, 1));
+        assert_eq!(code, 1, "{replacement}: {report}");
+        assert!(!report.to_string().contains("hunter2"), "{replacement}: {report}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = GOOD
+        .replace("mode: jwt", "mode: none")
+        .replace("rsa:2048", "rsa:1024")
+        .replace("workers: 2", "workers: 0")
+        .replace("uri: \"http", "uri: \"gopher");
+    let (code, report) = check(&scratch(), &text);
+    let paths: Vec<_> = report["problems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["path"].as_str().unwrap())
+        .collect();
+    assert_eq!(code, 1);
+    assert_eq!(
+        paths,
+        ["kas.uri", "auth.mode", "providers[0].config.workers", "keyring[0].algorithm"]
+    );
+}
+
+#[test]
+fn dev_tokens_stay_on_loopback() {
+    let text =
+        "server: { listen: \"0.0.0.0:8080\" }\nkas: { uri: \"http://a\" }\nauth: { mode: dev }\n";
+    let (code, report) = check(&scratch(), text);
+    assert_eq!(code, 1);
+    assert!(
+        told(&report["problems"][0]).starts_with("auth.mode: `dev` accepts any token"),
+        "{report}"
+    );
+}
+
+#[test]
+fn what_is_worth_a_look_is_a_warning() {
+    let text = GOOD.replace("unknown: refuse", "unknown: default").replace(
+        "keyring:\n",
+        "  - { name: old, manager: opentdf.io/aws, required: false }\nkeyring:\n",
+    );
+    let (code, report) = check(&scratch(), &text);
+    let warnings: Vec<_> = report["warnings"].as_array().unwrap().iter().map(told).collect();
+    assert_eq!(code, 0, "{report}");
+    assert!(
+        warnings[0].starts_with("providers[1].manager: `opentdf.io/aws` is not registered"),
+        "{report}"
+    );
+    assert!(warnings[1].starts_with("providers[1]: no key of the keyring uses `old`"), "{report}");
+}
+
+#[test]
+fn the_environment_goes_on_top() {
+    let scratch = scratch();
+    let file = scratch.write("config.yaml", GOOD);
+    let check = || Kasbah::new(["config", "check", "--config"]).arg(&file);
+    let bad = check().env("KASBAH__KAS__URI", "nonsense").run();
+    assert_eq!(bad.code, 1);
+    assert!(bad.stdout.contains("problem: kas.uri: expected an absolute"), "{}", bad.stdout);
+    let bad = check().env("KASBAH__SERVER__LIMITS__KAOS", "0").run();
+    assert!(bad.stdout.contains("server.limits.kaos: must be at least 1"), "{}", bad.stdout);
+    let text = GOOD.replace("http://localhost:8080\", key_index", "nonsense\", key_index");
+    fs::write(&file, text).unwrap();
+    assert_eq!(check().env("KASBAH__KAS__URI", "http://good.example").run().code, 0);
+}
+
+#[test]
+fn what_is_no_configuration_is_wrong_usage() {
+    let scratch = scratch();
+    for (name, text) in [
+        ("broken.yaml", "server: { listen: "),
+        ("list.yaml", "- a\n- b\n"),
+        ("text.yaml", "just text"),
+        ("twice.yaml", "kas: { uri: a }\nkas: { uri: b }\n"),
+    ] {
+        let file = scratch.write(name, text);
+        let ended = Kasbah::new(["config", "check", "--config"]).arg(&file).run();
+        assert_eq!(ended.code, 2, "{name}: {}{}", ended.stdout, ended.stderr);
+        assert!(ended.stderr.contains(name), "{name}: {}", ended.stderr);
+    }
+    let ended = Kasbah::new(["config", "check", "--config", "/no/such.yaml"]).run();
+    assert_eq!(ended.code, 2);
+    assert!(ended.stderr.contains("/no/such.yaml"), "{}", ended.stderr);
+}
