@@ -457,7 +457,8 @@ pub(super) async fn concurrent(subject: &Subject) {
             let mut sample = Sample::new(&key);
             let recipient = in_host(client);
             if number % 4 == 3 {
-                flip(body(&mut sample.wrapped), number);
+                let body = body(&mut sample.wrapped);
+                flip(body, number % body.len());
                 expect_decrypt(what, &sample.rewrap(&*manager, &key, &recipient).await);
             } else {
                 let outcome = sample.rewrap(&*manager, &key, &recipient).await;
