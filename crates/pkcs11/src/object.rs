@@ -8,7 +8,7 @@ use cryptoki::{object::ObjectHandle, session::Session};
 ///
 /// Not `Sync`, like the session itself: what is made on a worker is destroyed on that worker.
 #[derive(Debug)]
-pub(crate) struct Desk<'s> {
+pub(crate) struct Ledger<'s> {
     pub(crate) session: &'s Session,
     live: Cell<usize>,
     stained: Cell<bool>,
@@ -17,12 +17,12 @@ pub(crate) struct Desk<'s> {
 /// A session object, destroyed on drop. Owns its handle: some modules give the number of a
 /// destroyed object to the next one, so a kept copy may come to mean another tenant's data key.
 #[derive(Debug)]
-pub(crate) struct Object<'d> {
-    desk: &'d Desk<'d>,
+pub(crate) struct Object<'l> {
+    ledger: &'l Ledger<'l>,
     handle: ObjectHandle,
 }
 
-impl<'s> Desk<'s> {
+impl<'s> Ledger<'s> {
     pub(crate) fn new(session: &'s Session) -> Self {
         Self { session, live: Cell::new(0), stained: Cell::new(false) }
     }
@@ -30,7 +30,7 @@ impl<'s> Desk<'s> {
     /// Takes charge of an object just made.
     pub(crate) fn own(&self, handle: ObjectHandle) -> Object<'_> {
         self.live.set(self.live.get() + 1);
-        Object { desk: self, handle }
+        Object { ledger: self, handle }
     }
 
     /// Objects that are still there.
@@ -52,7 +52,7 @@ impl Object<'_> {
     /// Leaves the object in the session; whoever takes the handle destroys it.
     pub(crate) fn keep(self) -> ObjectHandle {
         let handle = self.handle;
-        self.desk.live.set(self.desk.live.get() - 1);
+        self.ledger.live.set(self.ledger.live.get() - 1);
         std::mem::forget(self);
         handle
     }
@@ -60,10 +60,10 @@ impl Object<'_> {
 
 impl Drop for Object<'_> {
     fn drop(&mut self) {
-        self.desk.live.set(self.desk.live.get() - 1);
-        if let Err(error) = self.desk.session.destroy_object(self.handle) {
+        self.ledger.live.set(self.ledger.live.get() - 1);
+        if let Err(error) = self.ledger.session.destroy_object(self.handle) {
             tracing::warn!(%error, "a session object could not be destroyed; closing its session");
-            self.desk.stained.set(true);
+            self.ledger.stained.set(true);
         }
     }
 }

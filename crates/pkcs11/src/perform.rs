@@ -9,7 +9,7 @@ use kasbah_trust::{Custody, CustodyLevel, CustodyPolicy, Error, RewrappedKey};
 use crate::{
     error::Error as TokenError,
     job::{Job, Key, Outcome, Rewrap, Target},
-    object::{Desk, Object},
+    object::{Ledger, Object},
     recipient::{HsmRecipient, WrapHandle, WrapSlot},
     rewrap::{self, Fault},
     selftest::{self, Report},
@@ -45,7 +45,9 @@ impl Seat<'_, '_> {
         let (private, report) = self.examined(key)?;
         let wrapped = key.canary.wrapped(&key.public).map_err(Error::internal)?;
         match self.seal(&report, false) {
-            Ok(template) => rewrap::unwrap_sealed(self.desk, private, wrapped, template).map(drop),
+            Ok(template) => {
+                rewrap::unwrap_sealed(self.ledger, private, wrapped, template).map(drop)
+            }
             Err(_) => self.expose(private, &report, wrapped).map(drop),
         }
     }
@@ -82,12 +84,12 @@ impl Seat<'_, '_> {
         report: &Report,
         job: &Rewrap,
     ) -> Result<Outcome, Fault> {
-        let dek = rewrap::unwrap_sealed(self.desk, private, &job.wrapped, template)?;
-        rewrap::verify_binding(self.desk, &dek, &job.policy, &job.binding)?;
+        let dek = rewrap::unwrap_sealed(self.ledger, private, &job.wrapped, template)?;
+        rewrap::verify_binding(self.ledger, &dek, &job.policy, &job.binding)?;
         let wrapped = match &job.target {
-            Target::Device(slot) => wrap_for(self.desk, &dek, slot)?,
+            Target::Device(slot) => wrap_for(self.ledger, &dek, slot)?,
             Target::Host => return Err(Error::NotPermitted(ON_HOST).into()),
-            Target::Rsa(client) => rewrap::wrap_oaep(self.desk, &dek, client)?,
+            Target::Rsa(client) => rewrap::wrap_oaep(self.ledger, &dek, client)?,
         };
         Ok(Outcome::Wrapped(RewrappedKey { wrapped, custody: self.sealed(report) }))
     }
@@ -105,8 +107,8 @@ impl Seat<'_, '_> {
         };
         let mac = binding::compute(dek, &job.policy);
         job.binding.verify(mac.as_ref()).map_err(Error::from)?;
-        let dek = rewrap::import_dek(self.desk, dek)?;
-        let wrapped = wrap_for(self.desk, &dek, slot)?;
+        let dek = rewrap::import_dek(self.ledger, dek)?;
+        let wrapped = wrap_for(self.ledger, &dek, slot)?;
         Ok(Outcome::Wrapped(RewrappedKey { wrapped, custody: *custody }))
     }
 
@@ -117,13 +119,13 @@ impl Seat<'_, '_> {
         wrapped: &WrappedDek,
     ) -> Result<Outcome, Fault> {
         let exposure = report.exposure.ok_or(Error::NotPermitted(NO_WAY_OUT))?;
-        let dek = rewrap::expose(self.desk, private, wrapped, exposure)?;
+        let dek = rewrap::expose(self.ledger, private, wrapped, exposure)?;
         Ok(Outcome::Exposed(dek, self.transient()))
     }
 
     fn agree(&mut self, key: &Arc<Key>, peer: &EcPublicKey) -> Result<Outcome, Fault> {
         let (private, _) = self.examined(key)?;
-        let secret = rewrap::agree_exposed(self.desk, private, peer)?;
+        let secret = rewrap::agree_exposed(self.ledger, private, peer)?;
         let secret = secret.to_dek().map_err(Error::internal)?;
         Ok(Outcome::Exposed(secret, self.transient()))
     }
@@ -169,7 +171,7 @@ impl Seat<'_, '_> {
     }
 
     fn examine(&self, key: &Key, private: ObjectHandle) -> Result<Arc<Report>, Fault> {
-        let report = selftest::examine(self.desk, self.device().abilities, key, private)?;
+        let report = selftest::examine(self.ledger, self.device().abilities, key, private)?;
         let report = Arc::new(report);
         key.set_report(self.generation, Arc::clone(&report));
         Ok(report)
@@ -179,7 +181,7 @@ impl Seat<'_, '_> {
         if let Some(&handle) = self.handles.get(&key.serial) {
             return Ok(handle);
         }
-        let found = token::find_key(self.desk.session, self.device().token.label(), &key.uri)
+        let found = token::find_key(self.ledger.session, self.device().token.label(), &key.uri)
             .map_err(|error| self.not_found(key, error))?;
         if found.public_key != key.public {
             tracing::error!(kid = %key.kid, uri = %key.uri, "the public key on record is not that \
@@ -236,17 +238,17 @@ impl Seat<'_, '_> {
     fn ephemeral(&self, client: &EcPublicKey) -> Result<(EcPublicKey, ObjectHandle), Fault> {
         let (public, private) = template::ephemeral_ec(client.curve());
         let mechanism = Mechanism::EccKeyPairGen;
-        let session = self.desk.session;
+        let session = self.ledger.session;
         let (public, private) = session.generate_key_pair(&mechanism, &public, &private)?;
-        let (public, private) = (self.desk.own(public), self.desk.own(private));
-        rewrap::check_sealed(self.desk, &private)?;
+        let (public, private) = (self.ledger.own(public), self.ledger.own(private));
+        rewrap::check_sealed(self.ledger, &private)?;
         let point = match token::public_key(session, public.handle()) {
             Ok(Some(PublicKey::Ec(point))) => point,
             Ok(_) => return Err(Error::internal("the ephemeral key has no point").into()),
             Err(TokenError::Call(_, error)) => return Err(error.into()),
             Err(error) => return Err(Error::internal(error).into()),
         };
-        let key = rewrap::agree_sealed(self.desk, private.handle(), client, HkdfUse::Wrap)?;
+        let key = rewrap::agree_sealed(self.ledger, private.handle(), client, HkdfUse::Wrap)?;
         Ok((point, key.keep()))
     }
 
@@ -259,14 +261,14 @@ impl Seat<'_, '_> {
         self.recipients.swap_remove(position);
         self.worker.stats().live_recipients.fetch_sub(1, Ordering::Relaxed);
         if let Some(handle) = key.revoke() {
-            drop(self.desk.own(handle));
+            drop(self.ledger.own(handle));
         }
     }
 }
 
 /// Wraps under a session key in the token, which the wait for a lost session may have cost.
-fn wrap_for(desk: &Desk<'_>, dek: &Object<'_>, slot: &WrapSlot) -> Result<Vec<u8>, Fault> {
-    let wrapped = slot.key().with(|key| rewrap::wrap_gcm(desk, dek, key));
+fn wrap_for(ledger: &Ledger<'_>, dek: &Object<'_>, slot: &WrapSlot) -> Result<Vec<u8>, Fault> {
+    let wrapped = slot.key().with(|key| rewrap::wrap_gcm(ledger, dek, key));
     wrapped.unwrap_or_else(|| {
         Err(Error::unavailable("the session key of the response went with its session").into())
     })

@@ -23,7 +23,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     mechanism,
-    object::{Desk, Object},
+    object::{Ledger, Object},
     template::{self, DekTemplate, HkdfUse, Secrecy},
 };
 
@@ -83,85 +83,87 @@ impl From<Error> for Fault {
 }
 
 /// Unwraps a data key into a sealed object and proves that it is one.
-pub(crate) fn unwrap_sealed<'d>(
-    desk: &'d Desk<'_>,
+pub(crate) fn unwrap_sealed<'l>(
+    ledger: &'l Ledger<'_>,
     private: ObjectHandle,
     wrapped: &WrappedDek,
     template: DekTemplate,
-) -> Result<Object<'d>, Fault> {
+) -> Result<Object<'l>, Fault> {
     let dek = match wrapped {
         WrappedDek::Rsa(ciphertext) => {
-            unwrap_oaep(desk, private, ciphertext, &template.attributes())?
+            unwrap_oaep(ledger, private, ciphertext, &template.attributes())?
         }
         WrappedDek::Ec { blob, ephemeral } => {
-            let key = agree_sealed(desk, private, ephemeral, HkdfUse::Unwrap)?;
-            unwrap_gcm(desk, &key, blob, &template.attributes())?
+            let key = agree_sealed(ledger, private, ephemeral, HkdfUse::Unwrap)?;
+            unwrap_gcm(ledger, &key, blob, &template.attributes())?
         }
     };
-    match check_sealed(desk, &dek)? {
+    match check_sealed(ledger, &dek)? {
         // SoftHSM reports no length; there the binding alone vouches for the data key.
         None | Some(0 | 16 | 24 | 32) => Ok(dek),
         Some(_) => Err(Error::Decrypt.into()),
     }
 }
 
-pub(crate) fn unwrap_oaep<'d>(
-    desk: &'d Desk<'_>,
+pub(crate) fn unwrap_oaep<'l>(
+    ledger: &'l Ledger<'_>,
     private: ObjectHandle,
     ciphertext: &[u8],
     template: &[Attribute],
-) -> Result<Object<'d>, Fault> {
-    desk.session
+) -> Result<Object<'l>, Fault> {
+    ledger
+        .session
         .unwrap_key(&mechanism::oaep(), private, ciphertext, template)
-        .map(|handle| desk.own(handle))
+        .map(|handle| ledger.own(handle))
         .map_err(Fault::unwrapping)
 }
 
-fn unwrap_gcm<'d>(
-    desk: &'d Desk<'_>,
+fn unwrap_gcm<'l>(
+    ledger: &'l Ledger<'_>,
     key: &Object<'_>,
     blob: &[u8],
     template: &[Attribute],
-) -> Result<Object<'d>, Fault> {
+) -> Result<Object<'l>, Fault> {
     let Some((nonce, sealed)) = blob.split_at_checked(NONCE_LEN) else {
         return Err(Error::Decrypt.into());
     };
     let mut nonce = nonce.to_vec();
-    desk.session
+    ledger
+        .session
         .unwrap_key(&mechanism::gcm(&mut nonce)?, key.handle(), sealed, template)
-        .map(|handle| desk.own(handle))
+        .map(|handle| ledger.own(handle))
         .map_err(Fault::unwrapping)
 }
 
 /// ECDH and HKDF, neither result ever readable.
-pub(crate) fn agree_sealed<'d>(
-    desk: &'d Desk<'_>,
+pub(crate) fn agree_sealed<'l>(
+    ledger: &'l Ledger<'_>,
     private: ObjectHandle,
     peer: &EcPublicKey,
     purpose: HkdfUse,
-) -> Result<Object<'d>, Fault> {
+) -> Result<Object<'l>, Fault> {
     let secret = template::ecdh_secret(Secrecy::Sensitive);
-    let secret = desk
+    let secret = ledger
         .session
         .derive_key(&mechanism::ecdh(peer), private, &secret)
-        .map(|handle| desk.own(handle))
+        .map(|handle| ledger.own(handle))
         .map_err(Fault::unwrapping)?;
-    check_sealed(desk, &secret)?;
-    let key = desk
+    check_sealed(ledger, &secret)?;
+    let key = ledger
         .session
         .derive_key(&mechanism::hkdf(), secret.handle(), &template::hkdf_key(purpose))
-        .map(|handle| desk.own(handle))
+        .map(|handle| ledger.own(handle))
         .map_err(Fault::unwrapping)?;
-    check_sealed(desk, &key)?;
+    check_sealed(ledger, &key)?;
     Ok(key)
 }
 
 /// Reads back that an object is sealed: `CKA_SENSITIVE` must read true and no value may come with
 /// it. One call; the length comes along where the token tells it.
-pub(crate) fn check_sealed(desk: &Desk<'_>, object: &Object<'_>) -> Result<Option<u64>, Fault> {
+pub(crate) fn check_sealed(ledger: &Ledger<'_>, object: &Object<'_>) -> Result<Option<u64>, Fault> {
     let kinds = [AttributeType::Sensitive, AttributeType::Value, AttributeType::ValueLen];
     let (mut sensitive, mut readable, mut length) = (false, false, None);
-    for attribute in desk.session.get_attributes(object.handle(), &kinds)? {
+    for attribute in ledger.session.get_attributes(object.handle(), &kinds)? {
         match attribute {
             Attribute::Sensitive(value) => sensitive = value,
             Attribute::Value(mut value) => {
@@ -176,20 +178,20 @@ pub(crate) fn check_sealed(desk: &Desk<'_>, object: &Object<'_>) -> Result<Optio
 }
 
 /// Whether an object is sealed, without asking for its value: for modules that may give it.
-pub(crate) fn is_sensitive(desk: &Desk<'_>, object: &Object<'_>) -> Result<bool, Fault> {
-    let read = desk.session.get_attributes(object.handle(), &[AttributeType::Sensitive])?;
+pub(crate) fn is_sensitive(ledger: &Ledger<'_>, object: &Object<'_>) -> Result<bool, Fault> {
+    let read = ledger.session.get_attributes(object.handle(), &[AttributeType::Sensitive])?;
     Ok(matches!(read[..], [Attribute::Sensitive(true)]))
 }
 
 /// Checks a policy binding with the data key in the token. The MAC is key material (for a policy
 /// of the caller's choice it is the binding he lacks): compared here, in constant time, and wiped.
 pub(crate) fn verify_binding(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     dek: &Object<'_>,
     policy: &str,
     binding: &PolicyBinding,
 ) -> Result<(), Fault> {
-    let mac = match desk.session.sign(&Mechanism::Sha256Hmac, dek.handle(), policy.as_bytes()) {
+    let mac = match ledger.session.sign(&Mechanism::Sha256Hmac, dek.handle(), policy.as_bytes()) {
         Ok(mac) => Zeroizing::new(mac),
         Err(Cryptoki::Pkcs11(RvError::KeySizeRange, _)) => return Err(Fault::ShortKey),
         Err(error) => return Err(error.into()),
@@ -199,12 +201,12 @@ pub(crate) fn verify_binding(
 
 /// RSA-OAEP under a client's key, imported for this one call.
 pub(crate) fn wrap_oaep(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     dek: &Object<'_>,
     client: &RsaPublicKey,
 ) -> Result<Vec<u8>, Fault> {
-    let key = desk.own(desk.session.create_object(&template::client_rsa(client))?);
-    let wrapped = desk.session.wrap_key(&mechanism::oaep(), key.handle(), dek.handle())?;
+    let key = ledger.own(ledger.session.create_object(&template::client_rsa(client))?);
+    let wrapped = ledger.session.wrap_key(&mechanism::oaep(), key.handle(), dek.handle())?;
     if wrapped.len() == client.modulus().len() {
         Ok(wrapped)
     } else {
@@ -214,7 +216,7 @@ pub(crate) fn wrap_oaep(
 
 /// AES-GCM under the key of a response, with a nonce of its own: `nonce || ciphertext || tag`.
 pub(crate) fn wrap_gcm(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     dek: &Object<'_>,
     key: ObjectHandle,
 ) -> Result<Vec<u8>, Fault> {
@@ -222,7 +224,7 @@ pub(crate) fn wrap_gcm(
     random(&mut nonce)?;
     // A copy: some devices write a nonce of their own into the parameter block.
     let mut given = nonce;
-    let sealed = desk.session.wrap_key(&mechanism::gcm(&mut given)?, key, dek.handle())?;
+    let sealed = ledger.session.wrap_key(&mechanism::gcm(&mut given)?, key, dek.handle())?;
     match sealed.len().checked_sub(TAG_LEN) {
         Some(16 | 24 | 32) => Ok([&given[..], &sealed].concat()),
         _ => Err(odd_length("C_WrapKey with AES-GCM", sealed.len())),
@@ -235,24 +237,24 @@ fn odd_length(call: &str, length: usize) -> Fault {
 
 /// Unwraps a data key to the host.
 pub(crate) fn expose(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     private: ObjectHandle,
     wrapped: &WrappedDek,
     exposure: Exposure,
 ) -> Result<Dek, Fault> {
     match (wrapped, exposure) {
         (WrappedDek::Rsa(ciphertext), Exposure::Decrypt) => {
-            let bytes = desk.session.decrypt(&mechanism::oaep(), private, ciphertext);
+            let bytes = ledger.session.decrypt(&mechanism::oaep(), private, ciphertext);
             data_key(&Zeroizing::new(bytes.map_err(Fault::unwrapping)?))
         }
         (WrappedDek::Rsa(ciphertext), Exposure::Export(template)) => {
-            export(desk, &unwrap_oaep(desk, private, ciphertext, &template.attributes())?)
+            export(ledger, &unwrap_oaep(ledger, private, ciphertext, &template.attributes())?)
         }
         (WrappedDek::Rsa(ciphertext), Exposure::Read) => {
-            data_key(&value(desk, &unwrap_oaep(desk, private, ciphertext, &readable_dek())?)?)
+            data_key(&value(ledger, &unwrap_oaep(ledger, private, ciphertext, &readable_dek())?)?)
         }
         (WrappedDek::Ec { blob, ephemeral }, Exposure::Agree) => {
-            agree_exposed(desk, private, ephemeral)?.open(blob).map_err(|_| Error::Decrypt.into())
+            agree_exposed(ledger, private, ephemeral)?.open(blob).map_err(|_| Error::Decrypt.into())
         }
         _ => Err(Error::Decrypt.into()),
     }
@@ -273,16 +275,16 @@ pub(crate) fn readable_dek() -> [Attribute; 6] {
 
 /// ECDH and HKDF with the secret on the host.
 pub(crate) fn agree_exposed(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     private: ObjectHandle,
     peer: &EcPublicKey,
 ) -> Result<WrapKey, Fault> {
-    let secret = desk
+    let secret = ledger
         .session
         .derive_key(&mechanism::ecdh(peer), private, &template::ecdh_secret(Secrecy::Readable))
-        .map(|handle| desk.own(handle))
+        .map(|handle| ledger.own(handle))
         .map_err(Fault::unwrapping)?;
-    let secret = value(desk, &secret)?;
+    let secret = value(ledger, &secret)?;
     if secret.len() != peer.curve().field_len() {
         return Err(odd_length("ECDH", secret.len()));
     }
@@ -291,11 +293,11 @@ pub(crate) fn agree_exposed(
 
 /// Brings a data key out of the token. A hardened key forbids decryption and readable unwraps, but
 /// the data key must be extractable to be of use, so it leaves as it does for a client: wrapped.
-fn export(desk: &Desk<'_>, dek: &Object<'_>) -> Result<Dek, Fault> {
+fn export(ledger: &Ledger<'_>, dek: &Object<'_>) -> Result<Dek, Fault> {
     let mut key = Zeroizing::new([0; 32]);
     random(key.as_mut())?;
-    let handle = import(desk, KeyType::AES, key.as_ref(), Attribute::Wrap(true))?;
-    let wrapped = desk.session.wrap_key(&Mechanism::AesKeyWrap, handle.handle(), dek.handle());
+    let handle = import(ledger, KeyType::AES, key.as_ref(), Attribute::Wrap(true))?;
+    let wrapped = ledger.session.wrap_key(&Mechanism::AesKeyWrap, handle.handle(), dek.handle());
     match wrapped {
         Ok(wrapped) => keywrap::unwrap(&key, &wrapped).map_err(|_| Error::Decrypt.into()),
         // AES-KW takes multiples of 8 bytes, as every data key is.
@@ -304,17 +306,17 @@ fn export(desk: &Desk<'_>, dek: &Object<'_>) -> Result<Dek, Fault> {
 }
 
 /// Puts a data key that is on the host back into the token, to be wrapped there.
-pub(crate) fn import_dek<'d>(desk: &'d Desk<'_>, dek: &Dek) -> Result<Object<'d>, Fault> {
+pub(crate) fn import_dek<'l>(ledger: &'l Ledger<'_>, dek: &Dek) -> Result<Object<'l>, Fault> {
     let extractable = Attribute::Extractable(true);
-    import(desk, KeyType::GENERIC_SECRET, dek.expose_secret(), extractable)
+    import(ledger, KeyType::GENERIC_SECRET, dek.expose_secret(), extractable)
 }
 
-fn import<'d>(
-    desk: &'d Desk<'_>,
+fn import<'l>(
+    ledger: &'l Ledger<'_>,
     kind: KeyType,
     bytes: &[u8],
     flag: Attribute,
-) -> Result<Object<'d>, Fault> {
+) -> Result<Object<'l>, Fault> {
     let mut template = [
         Attribute::Value(bytes.to_vec()),
         Attribute::Class(ObjectClass::SECRET_KEY),
@@ -324,15 +326,15 @@ fn import<'d>(
         Attribute::Sensitive(true),
         flag,
     ];
-    let created = desk.session.create_object(&template);
+    let created = ledger.session.create_object(&template);
     if let Attribute::Value(bytes) = &mut template[0] {
         bytes.zeroize();
     }
-    Ok(desk.own(created?))
+    Ok(ledger.own(created?))
 }
 
-fn value(desk: &Desk<'_>, object: &Object<'_>) -> Result<Zeroizing<Vec<u8>>, Fault> {
-    let read = desk.session.get_attributes(object.handle(), &[AttributeType::Value])?;
+fn value(ledger: &Ledger<'_>, object: &Object<'_>) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    let read = ledger.session.get_attributes(object.handle(), &[AttributeType::Value])?;
     match read.into_iter().next() {
         Some(Attribute::Value(value)) => Ok(Zeroizing::new(value)),
         _ => Err(Error::NotPermitted("the token does not let this secret out").into()),

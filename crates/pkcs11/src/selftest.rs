@@ -24,7 +24,7 @@ use crate::{
     error::ErrorClass,
     job::Key,
     module::Module,
-    object::Desk,
+    object::Ledger,
     rewrap::{self, Exposure, Fault, Stage},
     template::{self, DekTemplate},
 };
@@ -128,7 +128,7 @@ impl Sample {
 /// # Errors
 /// A fault of the session or the device; `NotPermitted` when the key is of no use at all.
 pub(crate) fn examine(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     abilities: Abilities,
     key: &Key,
     private: ObjectHandle,
@@ -136,22 +136,22 @@ pub(crate) fn examine(
     let sample = Sample::new(&key.public)?;
     let sealed = match &key.public {
         PublicKey::Ec(_) if !abilities.seals_ec => Err(Refusal::Cannot(NO_EC)),
-        PublicKey::Ec(_) => seals(desk, private, &sample, DekTemplate::WithoutLength, NO_EC)?,
-        PublicKey::Rsa(_) => seals_rsa(desk, private, &sample)?,
+        PublicKey::Ec(_) => seals(ledger, private, &sample, DekTemplate::WithoutLength, NO_EC)?,
+        PublicKey::Rsa(_) => seals_rsa(ledger, private, &sample)?,
     };
-    let exposure = exposes(desk, private, &key.public, &sample)?;
+    let exposure = exposes(ledger, private, &key.public, &sample)?;
     if exposure.is_none()
         && let Err(refusal) = &sealed
     {
         return Err(refusal.useless());
     }
     let is_rsa = matches!(key.public, PublicKey::Rsa(_));
-    let gap = if is_rsa && sealed.is_ok() { gap(desk, private, &sample.wrapped)? } else { None };
+    let gap = if is_rsa && sealed.is_ok() { gap(ledger, private, &sample.wrapped)? } else { None };
     let enforced = is_rsa && sealed.is_ok() && gap.is_none();
     let sealed = sealed.map_err(|refusal| refusal.reason());
     let report = Report { sealed, enforced, gap, exposure };
     tracing::info!(kid = %key.kid, ?report, boundary = abilities.boundary.as_str(), "key examined");
-    damage(desk, private, key, &report);
+    damage(ledger, private, key, &report);
     Ok(report)
 }
 
@@ -184,18 +184,18 @@ impl Refusal {
 }
 
 fn seals_rsa(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     private: ObjectHandle,
     sample: &Sample,
 ) -> Result<Result<DekTemplate, Refusal>, Fault> {
     let mut outcome = Err(Refusal::Cannot(NO_UNWRAP));
     for template in TEMPLATES {
-        outcome = seals(desk, private, sample, template, NO_UNWRAP)?;
+        outcome = seals(ledger, private, sample, template, NO_UNWRAP)?;
         if outcome.is_ok() {
             return Ok(outcome);
         }
     }
-    if is_born_readable(desk, private, sample)? {
+    if is_born_readable(ledger, private, sample)? {
         outcome = Err(Refusal::Cannot(rewrap::READABLE));
     }
     Ok(outcome)
@@ -203,16 +203,16 @@ fn seals_rsa(
 
 /// The whole way of one data key.
 fn seals(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     private: ObjectHandle,
     sample: &Sample,
     template: DekTemplate,
     cannot: &'static str,
 ) -> Result<Result<DekTemplate, Refusal>, Fault> {
     let walk = || {
-        let dek = rewrap::unwrap_sealed(desk, private, &sample.wrapped, template)?;
-        rewrap::verify_binding(desk, &dek, POLICY, &sample.binding)?;
-        rewrap::wrap_oaep(desk, &dek, client()?.0)
+        let dek = rewrap::unwrap_sealed(ledger, private, &sample.wrapped, template)?;
+        rewrap::verify_binding(ledger, &dek, POLICY, &sample.binding)?;
+        rewrap::wrap_oaep(ledger, &dek, client()?.0)
     };
     let failed = match walk() {
         Ok(wrapped) => {
@@ -240,20 +240,20 @@ fn is_passing(error: &Cryptoki) -> bool {
 
 /// Whether the token leaves what it unwraps readable, asked with a template that every module takes.
 fn is_born_readable(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     private: ObjectHandle,
     sample: &Sample,
 ) -> Result<bool, Fault> {
     let WrappedDek::Rsa(ciphertext) = &sample.wrapped else { return Ok(false) };
-    match rewrap::unwrap_oaep(desk, private, ciphertext, &rewrap::readable_dek()) {
-        Ok(dek) => Ok(!rewrap::is_sensitive(desk, &dek)?),
+    match rewrap::unwrap_oaep(ledger, private, ciphertext, &rewrap::readable_dek()) {
+        Ok(dek) => Ok(!rewrap::is_sensitive(ledger, &dek)?),
         Err(Fault::Call(error, stage)) if is_passing(&error) => Err(Fault::Call(error, stage)),
         Err(_) => Ok(false),
     }
 }
 
 fn exposes(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     private: ObjectHandle,
     key: &PublicKey,
     sample: &Sample,
@@ -268,7 +268,7 @@ fn exposes(
         ],
     };
     for &way in ways {
-        match rewrap::expose(desk, private, &sample.wrapped, way) {
+        match rewrap::expose(ledger, private, &sample.wrapped, way) {
             Ok(dek) if sample.is(&dek) => return Ok(Some(way)),
             Err(Fault::Call(error, stage)) if is_passing(&error) => {
                 return Err(Fault::Call(error, stage));
@@ -282,16 +282,16 @@ fn exposes(
 /// What keeps the key from enforcing its custody: a line of the hardened template that does not read
 /// back, or, for what cannot be read back, an unwrap that ought to be refused.
 fn gap(
-    desk: &Desk<'_>,
+    ledger: &Ledger<'_>,
     private: ObjectHandle,
     wrapped: &WrappedDek,
 ) -> Result<Option<&'static str>, Fault> {
-    if let Some(line) = template::hardened_gaps(desk.session, private)?.first() {
+    if let Some(line) = template::hardened_gaps(ledger.session, private)?.first() {
         return Ok(Some(lacks(line)));
     }
     let WrappedDek::Rsa(ciphertext) = wrapped else { return Ok(Some(NOT_REFUSED)) };
     for (_, forbidden) in template::forbidden_unwraps() {
-        match rewrap::unwrap_oaep(desk, private, ciphertext, &forbidden) {
+        match rewrap::unwrap_oaep(ledger, private, ciphertext, &forbidden) {
             Err(Fault::Call(error, stage)) if is_passing(&error) => {
                 return Err(Fault::Call(error, stage));
             }
@@ -353,7 +353,7 @@ fn client() -> Result<(&'static RsaPublicKey, &'static PrivateKey), Error> {
 
 /// Codes with which the module answers damaged ciphertexts, for the log: all of them take the same
 /// path, see [`crate::canary`].
-fn damage(desk: &Desk<'_>, private: ObjectHandle, key: &Key, report: &Report) {
+fn damage(ledger: &Ledger<'_>, private: ObjectHandle, key: &Key, report: &Report) {
     let (Ok(template), PublicKey::Rsa(public)) = (report.sealed, &key.public) else { return };
     let Ok(WrappedDek::Rsa(sound)) = key.canary.wrapped(&key.public) else { return };
     let mut flipped = sound.clone();
@@ -366,7 +366,7 @@ fn damage(desk: &Desk<'_>, private: ObjectHandle, key: &Key, report: &Report) {
         ("above the modulus", vec![0xff; public.modulus().len()]),
     ];
     for (damage, ciphertext) in damaged {
-        let code = match rewrap::unwrap_oaep(desk, private, &ciphertext, &template.attributes()) {
+        let code = match rewrap::unwrap_oaep(ledger, private, &ciphertext, &template.attributes()) {
             Err(Fault::Call(Cryptoki::Pkcs11(code, _), Stage::Unwrap)) => code.to_string(),
             _ => "none".to_owned(),
         };

@@ -22,7 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     error::ErrorClass,
     job::{Job, Key, Outcome, Ticket},
-    object::Desk,
+    object::Ledger,
     recipient::WrapHandle,
     recovery::Device,
     rewrap::{Fault, Stage},
@@ -71,9 +71,9 @@ pub(crate) struct Worker {
 }
 
 /// A worker with a session.
-pub(crate) struct Seat<'w, 'd> {
+pub(crate) struct Seat<'w, 'l> {
     pub(crate) worker: &'w Worker,
-    pub(crate) desk: &'d Desk<'d>,
+    pub(crate) ledger: &'l Ledger<'l>,
     pub(crate) generation: u64,
     /// Handles of private keys, by serial.
     pub(crate) handles: HashMap<u64, ObjectHandle>,
@@ -116,8 +116,8 @@ impl Worker {
             match self.device.open_session() {
                 Err(why) => ticket.unavailable(&why),
                 Ok((session, generation)) => {
-                    let desk = Desk::new(&session);
-                    match Seat::new(&self, &desk, generation).serve(ticket) {
+                    let ledger = Ledger::new(&session);
+                    match Seat::new(&self, &ledger, generation).serve(ticket) {
                         Leave::Closed => return,
                         Leave::Reopen(ticket) => carried = ticket,
                     }
@@ -153,11 +153,11 @@ impl Worker {
     }
 }
 
-impl<'w, 'd> Seat<'w, 'd> {
-    fn new(worker: &'w Worker, desk: &'d Desk<'d>, generation: u64) -> Self {
+impl<'w, 'l> Seat<'w, 'l> {
+    fn new(worker: &'w Worker, ledger: &'l Ledger<'l>, generation: u64) -> Self {
         Self {
             worker,
-            desk,
+            ledger,
             generation,
             handles: HashMap::new(),
             recipients: Vec::new(),
@@ -189,7 +189,7 @@ impl<'w, 'd> Seat<'w, 'd> {
 
     /// Whether this session is not to be used any more.
     fn is_spent(&self) -> bool {
-        self.desk.is_stained() || self.device().generation() != self.generation
+        self.ledger.is_stained() || self.device().generation() != self.generation
     }
 
     /// Leaves nothing behind that the session's end would make wrong.
@@ -240,7 +240,7 @@ impl<'w, 'd> Seat<'w, 'd> {
     }
 
     fn count_objects(&self) {
-        let live = self.desk.live();
+        let live = self.ledger.live();
         debug_assert_eq!(live, 0, "a job left session objects behind");
         self.worker.stats().live_objects.fetch_add(live, Ordering::Relaxed);
     }
@@ -267,7 +267,7 @@ impl<'w, 'd> Seat<'w, 'd> {
             ErrorClass::Login if !ticket.again => {
                 return match self.device().token.restore_login() {
                     Ok(()) => Some(Leave::Reopen(Some(retry(ticket)))),
-                    Err(why) => self.lose(ticket, &why.to_string()),
+                    Err(why) => Some(self.lose(ticket, &why.to_string())),
                 };
             }
             ErrorClass::StaleHandle if !ticket.again => {
@@ -275,9 +275,11 @@ impl<'w, 'd> Seat<'w, 'd> {
                 return self.handle(retry(ticket));
             }
             ErrorClass::Login | ErrorClass::Session | ErrorClass::StaleHandle => {
-                return self.doubt(ticket, &error.to_string());
+                return Some(self.doubt(ticket, &error.to_string()));
             }
-            ErrorClass::Device | ErrorClass::Pin => return self.lose(ticket, &error.to_string()),
+            ErrorClass::Device | ErrorClass::Pin => {
+                return Some(self.lose(ticket, &error.to_string()));
+            }
             ErrorClass::Caller | ErrorClass::Internal if stage == Stage::After => {
                 self.finish(ticket, Err(Error::internal(error)));
                 return None;
@@ -286,25 +288,25 @@ impl<'w, 'd> Seat<'w, 'd> {
         }
         match ticket.job.key().cloned() {
             Some(key) => self.suspect(ticket, key, stage, error),
-            None => return self.doubt(ticket, &error.to_string()),
+            None => return Some(self.doubt(ticket, &error.to_string())),
         }
         None
     }
 
     /// The token is down.
-    fn lose(&self, ticket: Box<Ticket>, why: &str) -> Option<Leave> {
+    fn lose(&self, ticket: Box<Ticket>, why: &str) -> Leave {
         self.device().lose(self.generation, why);
         self.finish(ticket, Err(Error::unavailable(why)));
-        Some(Leave::Reopen(None))
+        Leave::Reopen(None)
     }
 
     /// Something is down, perhaps the token.
-    fn doubt(&self, ticket: Box<Ticket>, why: &str) -> Option<Leave> {
+    fn doubt(&self, ticket: Box<Ticket>, why: &str) -> Leave {
         if let Err(lost) = self.device().check() {
             return self.lose(ticket, &lost);
         }
         self.finish(ticket, Err(Error::unavailable(why)));
-        Some(Leave::Reopen(None))
+        Leave::Reopen(None)
     }
 
     /// Lets a failure wait for a canary; the first of its key books it.
@@ -330,13 +332,13 @@ impl<'w, 'd> Seat<'w, 'd> {
                 self.settle(&key, None);
                 None
             }
-            Ok(Err(fault)) => self.condemn(&key, fault),
+            Ok(Err(fault)) => Some(self.condemn(&key, fault)),
             Err(_panic) => Some(Leave::Reopen(None)),
         }
     }
 
     /// A failed canary: not the caller's fault, and more than one caller's trouble.
-    fn condemn(&mut self, key: &Arc<Key>, fault: Fault) -> Option<Leave> {
+    fn condemn(&mut self, key: &Arc<Key>, fault: Fault) -> Leave {
         let why = match fault {
             Fault::Answer(error) => error.to_string(),
             Fault::Call(error, _) => error.to_string(),
@@ -345,7 +347,7 @@ impl<'w, 'd> Seat<'w, 'd> {
         tracing::warn!(kid = %key.kid, why, "a sound data key does not unwrap; the token is down");
         self.device().lose(self.generation, &why);
         self.settle(key, Some(&why));
-        Some(Leave::Reopen(None))
+        Leave::Reopen(None)
     }
 
     /// Answers all failures of `key` that wait.
