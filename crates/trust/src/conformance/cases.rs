@@ -457,8 +457,9 @@ pub(super) async fn concurrent(subject: &Subject) {
             let mut sample = Sample::new(&key);
             let recipient = in_host(client);
             if number % 4 == 3 {
-                let body = body(&mut sample.wrapped);
-                flip(body, number % body.len());
+                let ciphertext = body(&mut sample.wrapped);
+                let position = number % ciphertext.len();
+                flip(ciphertext, position);
                 expect_decrypt(what, &sample.rewrap(&*manager, &key, &recipient).await);
             } else {
                 let outcome = sample.rewrap(&*manager, &key, &recipient).await;
