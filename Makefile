@@ -1,5 +1,5 @@
 # The two commands of the README, and the pieces they are made of.
-.PHONY: demo test deps kryoptic tools python recorder lint doc bench
+.PHONY: demo test deps kryoptic tools python lint doc fuzz bench
 
 # Opens a TDF through a throw-away Kasbah. ONCE=1 stops the server afterwards.
 demo:
@@ -32,6 +32,10 @@ lint:
 
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Fuzzes every parser that faces the network, SECONDS each.
+fuzz:
+	./tests/bin/fuzz $(or $(SECONDS),10)
 
 # Figures for docs/benchmarks.md; needs an otherwise idle machine.
 bench: deps kryoptic

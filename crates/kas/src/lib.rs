@@ -34,6 +34,8 @@ mod check;
 mod context;
 mod edge;
 mod encoding;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod jwt;
 mod keyring;
 mod limits;

@@ -1,0 +1,35 @@
+//! The parsers that face the network, for fuzzers. None of them may panic or hang.
+
+use std::time::{Duration, SystemTime};
+
+use crate::{Limits, body::Body, check, context, policy::Policy, srt};
+
+/// A signed request token, and what it carries.
+pub fn request_token(text: &str) {
+    if let Ok(json) = srt::open(text, SystemTime::now(), Duration::from_mins(1)) {
+        request_body(&json);
+    }
+}
+
+/// A request body, with the key access objects and policies in it.
+pub fn request_body(json: &str) {
+    let Ok(body) = Body::parse(json, &Limits::default()) else { return };
+    for entry in &body.entries {
+        if let Some(named) = &entry.policy {
+            policy(&named.body);
+        }
+        for kao in entry.kaos.iter().filter_map(|kao| kao.kao.as_ref()) {
+            let _ = check::check(kao);
+        }
+    }
+}
+
+/// A policy as base64 text.
+pub fn policy(text: &str) {
+    let _ = Policy::parse(text);
+}
+
+/// The header `x-rewrap-additional-context`.
+pub fn additional_context(header: &str) {
+    let _ = context::check(Some(header));
+}
