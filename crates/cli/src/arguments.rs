@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{config_check, hsm, output::Output, serve};
+use crate::{config_check, dev, hsm, output::Output, serve, smoke};
 
 /// A Key Access Server for OpenTDF whose keys live in PKCS#11 hardware, and its tools.
 ///
@@ -24,8 +24,10 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Config(config_check::Arguments),
+    Dev(dev::Arguments),
     Hsm(hsm::Arguments),
     Serve(serve::Arguments),
+    Smoke(smoke::Arguments),
 }
 
 /// Which configuration to read.

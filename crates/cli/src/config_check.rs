@@ -53,13 +53,15 @@ fn check(config: &ConfigFile, output: Output) -> Result<(), Failure> {
 }
 
 fn table(report: &Report) -> String {
-    let lines = |kind: &str, findings: &[Problem]| -> String {
-        findings.iter().map(|finding| format!("{kind}: {finding}\n")).collect()
+    let lines = |kind, findings: &[Problem]| -> Vec<_> {
+        findings.iter().map(|finding| format!("{kind}: {finding}")).collect()
     };
     let verdict = match (report.problems.len(), report.warnings.len()) {
         (0, 0) => "the configuration is fine".to_owned(),
         (0, warnings) => format!("the configuration can be used; warnings: {warnings}"),
         (problems, _) => format!("the configuration cannot be used; problems: {problems}"),
     };
-    lines("problem", &report.problems) + &lines("warning", &report.warnings) + &verdict
+    let problems = lines("problem", &report.problems);
+    let warnings = lines("warning", &report.warnings);
+    [problems, warnings, vec![verdict]].concat().join("\n")
 }

@@ -106,14 +106,14 @@ struct TokenArguments {
 #[group(id = "pin", multiple = false)]
 struct PinArguments {
     /// File with the user's PIN
-    #[arg(long, value_name = "FILE")]
-    pin_file: Option<PathBuf>,
+    #[arg(long = "pin-file", value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Environment variable with the user's PIN
-    #[arg(long, value_name = "VARIABLE")]
-    pin_env: Option<String>,
+    #[arg(long = "pin-env", value_name = "VARIABLE")]
+    env: Option<String>,
     /// systemd credential with the user's PIN
-    #[arg(long, value_name = "NAME")]
-    pin_credential: Option<String>,
+    #[arg(long = "pin-credential", value_name = "NAME")]
+    credential: Option<String>,
 }
 
 /// A token that was named one way or the other.
@@ -255,9 +255,9 @@ fn of_provider(file: &std::path::Path, provider: &str) -> Result<(Place, Environ
 
 impl PinArguments {
     fn source(&self) -> Option<SecretSource> {
-        let file = self.pin_file.clone().map(SecretSource::File);
-        let env = || self.pin_env.clone().map(SecretSource::Env);
-        let credential = || self.pin_credential.clone().map(SecretSource::Credential);
+        let file = self.file.clone().map(SecretSource::File);
+        let env = || self.env.clone().map(SecretSource::Env);
+        let credential = || self.credential.clone().map(SecretSource::Credential);
         file.or_else(env).or_else(credential)
     }
 }

@@ -4,8 +4,10 @@
 //! this is the only thread, it says what must be in the environment; then it runs.
 
 mod arguments;
+mod client;
 mod config;
 mod config_check;
+mod dev;
 mod environment;
 mod exit;
 mod hsm;
@@ -14,6 +16,9 @@ mod output;
 mod plan;
 mod serve;
 mod server;
+mod smoke;
+mod tdf;
+mod throw_away;
 mod tokens;
 
 use std::process::ExitCode;
@@ -48,7 +53,9 @@ fn plan(arguments: Arguments) -> Result<Plan, Failure> {
     let output = arguments.output;
     match arguments.command {
         Command::Config(arguments) => Ok(config_check::plan(arguments, output)),
+        Command::Dev(arguments) => dev::plan(arguments, output),
         Command::Hsm(arguments) => hsm::plan(arguments, output),
         Command::Serve(arguments) => serve::plan(&arguments),
+        Command::Smoke(arguments) => Ok(smoke::plan(arguments, output)),
     }
 }

@@ -44,11 +44,9 @@ pub(crate) fn columns<const N: usize>(header: [&str; N], rows: &[[String; N]]) -
         }
     }
     let line = |cells: [&str; N]| {
-        let mut line = String::new();
-        for (cell, width) in cells.iter().zip(widths) {
-            line.push_str(&format!("{cell:width$}  "));
-        }
-        format!("{}\n", line.trim_end())
+        let cells: Vec<_> =
+            cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
     };
     let mut table = line(header);
     for row in rows {

@@ -97,12 +97,12 @@ pub(crate) fn keyring(
                 "another key of the keyring has this kid; give one of them another",
             );
         }
-        keys.extend(key(&path, raw, around, findings));
+        keys.extend(key(&path, &raw, around, findings));
     }
     keys
 }
 
-fn key(path: &str, raw: RawKey, around: Surroundings<'_>, findings: &mut Findings) -> Option<Key> {
+fn key(path: &str, raw: &RawKey, around: Surroundings<'_>, findings: &mut Findings) -> Option<Key> {
     if raw.kid.trim().is_empty() {
         findings.problem::<()>(join(path, "kid"), "is empty; give the key a name");
     }
@@ -118,8 +118,8 @@ fn key(path: &str, raw: RawKey, around: Surroundings<'_>, findings: &mut Finding
     };
     let (kid, legacy) = (KeyId::from(raw.kid.as_str()), raw.legacy);
     let private = match (&raw.key, &raw.wrapped_key_file) {
-        (Some(_), None) => in_token(path, &raw, provider, public_key, around, findings)?,
-        (None, Some(_)) => wrapped(path, &raw, provider, public_key, around, findings)?,
+        (Some(_), None) => in_token(path, raw, provider, public_key, around, findings)?,
+        (None, Some(_)) => wrapped(path, raw, provider, public_key, around, findings)?,
         _ => return findings.problem(path, "set exactly one of `key` (a key in a provider's token) and `wrapped_key_file` (a key wrapped by a root key)"),
     };
     Some(Key { kid, algorithm: algorithm?, legacy, private })
