@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{config_check, dev, hsm, output::Output, serve, smoke};
+use crate::{bench, config_check, dev, hsm, output::Output, serve, smoke};
 
 /// A Key Access Server for OpenTDF whose keys live in PKCS#11 hardware, and its tools.
 ///
@@ -23,6 +23,7 @@ pub(crate) struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Bench(bench::Arguments),
     Config(config_check::Arguments),
     Dev(dev::Arguments),
     Hsm(hsm::Arguments),

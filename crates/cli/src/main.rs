@@ -4,6 +4,7 @@
 //! this is the only thread, it says what must be in the environment; then it runs.
 
 mod arguments;
+mod bench;
 mod client;
 mod config;
 mod config_check;
@@ -52,6 +53,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
 fn plan(arguments: Arguments) -> Result<Plan, Failure> {
     let output = arguments.output;
     match arguments.command {
+        Command::Bench(arguments) => bench::plan(&arguments, output),
         Command::Config(arguments) => Ok(config_check::plan(arguments, output)),
         Command::Dev(arguments) => dev::plan(arguments, output),
         Command::Hsm(arguments) => hsm::plan(arguments, output),

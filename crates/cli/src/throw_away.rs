@@ -9,15 +9,12 @@ use std::{
 };
 
 use anyhow::Context;
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
+use kasbah_pkcs11::{module::Module, provision, token::Token};
 use kasbah_trust::SecretSource;
 use secrecy::SecretString;
 
 use crate::{
+    config::TokenSettings,
     environment::Environment,
     exit::{Exit, Failure, OrExit},
 };
@@ -114,21 +111,27 @@ impl ThrowAway {
         Environment::of(self.kind.variable, &file.to_string_lossy())
     }
 
-    /// File with the user's PIN.
-    pub(crate) fn pin_file(&self) -> PathBuf {
-        self.directory.join(PIN)
+    /// How to reach the token once it is made.
+    pub(crate) fn settings(&self) -> TokenSettings {
+        TokenSettings {
+            module: self.module.clone(),
+            module_name: self.kind.name.into(),
+            token: LABEL.into(),
+            slot: None,
+            pin: SecretSource::File(self.directory.join(PIN)),
+            pin_name: PIN.into(),
+        }
     }
 
     /// Makes the token, with random PINs, and logs in.
     pub(crate) fn make(&self) -> Result<Arc<Token>, Failure> {
         let module = Module::load("--module", &self.module)?;
         let (pin, so_pin) = (random_pin()?, random_pin()?);
-        write_secret(&self.pin_file(), &pin)?;
+        write_secret(&self.directory.join(PIN), &pin)?;
         write_secret(&self.directory.join("so-pin"), &so_pin)?;
         let (pin, so_pin) = (SecretString::from(pin), SecretString::from(so_pin));
         provision::init_token(&module, LABEL, &so_pin, &pin)?;
-        let source = SecretSource::File(self.pin_file());
-        Ok(Token::open(&module, LABEL, None, PinSource { name: PIN.into(), source })?)
+        Ok(self.settings().open()?)
     }
 }
 
