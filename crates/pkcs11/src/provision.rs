@@ -198,6 +198,8 @@ fn blank_slot(module: &Arc<Module>, label: &str, pins: &[(&str, &AuthPin)]) -> R
     }
     let (slot, shortest, longest) = blank
         .ok_or_else(|| Error::Token(format!("{} has no blank token", module.path().display())))?;
+    // Kryoptic has no upper bound and says 0.
+    let longest = if longest == 0 { usize::MAX } else { longest };
     for (whose, pin) in pins {
         if !(shortest.max(1)..=longest).contains(&pin.expose_secret().len()) {
             return Err(Error::Config(format!(
