@@ -348,3 +348,62 @@ fn data_key(bytes: &[u8]) -> Result<Dek, Fault> {
 fn random(bytes: &mut [u8]) -> Result<(), Fault> {
     rand::fill(bytes).map_err(|_| Error::internal("the system's random source failed").into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kasbah_testkit::tokens::{Kryoptic, SoftHsm, TestToken};
+    use kasbah_trust::SecretSource;
+
+    use super::*;
+    use crate::{
+        module::Module,
+        token::{PinSource, Token},
+    };
+
+    fn open(fixture: &TestToken) -> Arc<Token> {
+        let module = Module::load("modules.test.path", fixture.module_path()).unwrap();
+        let source = SecretSource::File(fixture.pin_file());
+        let pin = PinSource { name: "pin1".into(), source };
+        Token::open(&module, fixture.label(), None, pin).unwrap()
+    }
+
+    /// What a module that lies about its templates would leave behind.
+    fn secret<'l>(ledger: &'l Ledger<'_>, sensitive: bool) -> Object<'l> {
+        let template = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::GENERIC_SECRET),
+            Attribute::Token(false),
+            Attribute::Sensitive(sensitive),
+            Attribute::Extractable(true),
+            Attribute::Value(vec![7; 32]),
+        ];
+        ledger.own(ledger.session.create_object(&template).unwrap())
+    }
+
+    fn only_sealed_objects_pass(fixture: &TestToken) {
+        let token = open(fixture);
+        let session = token.open_session().unwrap();
+        let ledger = Ledger::new(&session);
+        assert!(check_sealed(&ledger, &secret(&ledger, true)).is_ok());
+        assert!(is_sensitive(&ledger, &secret(&ledger, true)).unwrap());
+        let readable = check_sealed(&ledger, &secret(&ledger, false));
+        let Err(Fault::Answer(Error::NotPermitted(text))) = readable else {
+            panic!("{readable:?}")
+        };
+        assert_eq!(text, READABLE);
+        assert!(!is_sensitive(&ledger, &secret(&ledger, false)).unwrap());
+        assert_eq!(ledger.live(), 0);
+    }
+
+    #[test]
+    fn only_sealed_objects_pass_on_softhsm() {
+        only_sealed_objects_pass(&SoftHsm::fresh());
+    }
+
+    #[test]
+    fn only_sealed_objects_pass_on_kryoptic() {
+        only_sealed_objects_pass(&Kryoptic::fresh());
+    }
+}

@@ -21,6 +21,7 @@ async fn what_is_under_way_is_finished() {
     let recipient = Client::new(RSA).in_host();
     let sample = Sample::new(&key);
     sample.rewrap(&manager, &key, &recipient).await.unwrap();
+    assert_eq!(session_objects(&rig), 0, "with all sessions open");
     let under_way = join_all((0..32).map(|_| sample.rewrap(&manager, &key, &recipient)));
     let (answers, ()) = tokio::join!(under_way, manager.close());
     for answer in answers {

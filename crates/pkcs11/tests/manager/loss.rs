@@ -3,13 +3,13 @@
 use std::{fs, process::Command, time::Duration};
 
 use cryptoki::object::{Attribute, ObjectClass};
-use kasbah_pkcs11::HsmManager;
+use kasbah_pkcs11::{HsmManager, provision};
 use kasbah_testkit::tokens::{Kryoptic, LABEL, PIN, SO_PIN, SoftHsm, TestToken};
 use kasbah_trust::{
     Algorithm, Deadline, Error, Health, KeyDetails, KeyManager, Result, RewrappedKey,
 };
 
-use crate::harness::{Client, PREFER, REQUIRE, Rig, Sample};
+use crate::harness::{Client, PREFER, REQUIRE, Rig, Sample, details};
 
 const RSA: Algorithm = Algorithm::Rsa2048;
 
@@ -72,18 +72,75 @@ async fn a_destroyed_key_is_gone(fixture: TestToken) {
     let manager = rig.manager(REQUIRE);
     let recipient = Client::new(RSA).in_host();
     Sample::new(&key).rewrap(&manager, &key, &recipient).await.unwrap();
-    let session = rig.token().open_rw_session().unwrap();
-    let label = Attribute::Label(key.kid.as_str().into());
-    let filter = [Attribute::Class(ObjectClass::PRIVATE_KEY), label];
-    for object in session.find_objects(&filter).unwrap() {
-        session.destroy_object(object).unwrap();
-    }
+    destroy(&rig, &key);
     for _ in 0..3 {
         expect_gone("destroyed", &both(&manager, &key).await);
     }
     // The token is well, and so are its other keys.
     Sample::new(&other).rewrap(&manager, &other, &recipient).await.unwrap();
     assert_eq!(manager.health().await, Health::Ready);
+}
+
+/// Both halves of a key, by another session.
+fn destroy(rig: &Rig, key: &KeyDetails) {
+    let session = rig.token().open_rw_session().unwrap();
+    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+        let label = Attribute::Label(key.kid.as_str().into());
+        for object in session.find_objects(&[Attribute::Class(class), label]).unwrap() {
+            session.destroy_object(object).unwrap();
+        }
+    }
+}
+
+/// Its handle is another one now; nobody must notice.
+async fn a_key_that_is_restored_serves_at_once(fixture: TestToken) {
+    let rig = Rig::new(fixture);
+    let pem = include_str!("../../../testkit/data/golden-r1.pem");
+    let import = || provision::import(&rig.token(), "r1", pem).unwrap();
+    let key = details("r1", RSA, import().public_key.unwrap());
+    let manager = rig.manager(REQUIRE);
+    let recipient = Client::new(RSA).in_host();
+    for _ in 0..4 {
+        Sample::new(&key).rewrap(&manager, &key, &recipient).await.unwrap();
+    }
+    destroy(&rig, &key);
+    import();
+    for _ in 0..4 {
+        Sample::new(&key).rewrap(&manager, &key, &recipient).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_key_restored_on_softhsm_serves_at_once() {
+    a_key_that_is_restored_serves_at_once(SoftHsm::fresh()).await;
+}
+
+#[tokio::test]
+async fn a_key_restored_on_kryoptic_serves_at_once() {
+    a_key_that_is_restored_serves_at_once(Kryoptic::fresh()).await;
+}
+
+/// A module is restarted only when none of its managers has a session.
+#[tokio::test]
+async fn two_managers_of_one_token_both_come_back() {
+    let rig = Rig::new(SoftHsm::fresh());
+    let key = rig.generate(RSA);
+    let managers = [rig.manager(REQUIRE), rig.manager(PREFER)];
+    let recipient = Client::new(RSA).in_host();
+    for manager in &managers {
+        Sample::new(&key).rewrap(manager, &key, &recipient).await.unwrap();
+    }
+    let (here, away) = (rig.fixture.dir().join("tokens"), rig.fixture.dir().join("away"));
+    fs::rename(&here, &away).unwrap();
+    fs::create_dir(&here).unwrap();
+    for manager in &managers {
+        assert!(matches!(manager.health().await, Health::NotReady(_)));
+    }
+    fs::remove_dir(&here).unwrap();
+    fs::rename(&away, &here).unwrap();
+    for manager in &managers {
+        serves_again(manager, &key).await;
+    }
 }
 
 #[tokio::test]
