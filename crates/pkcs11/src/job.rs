@@ -145,3 +145,11 @@ impl Ticket {
         self.answer(Err(Error::unavailable(why)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // An outcome can hold a data key.
+    static_assertions::assert_not_impl_any!(Outcome: Clone, std::fmt::Debug);
+}

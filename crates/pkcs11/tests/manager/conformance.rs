@@ -22,6 +22,7 @@ fn softhsm(key: &KeyDetails, recipient: &Recipient) -> Option<Custody> {
 }
 
 /// Device recipients and RSA clients are sealed, session keys on the host cannot be.
+#[expect(clippy::unnecessary_wraps, reason = "the suite allows for what is not known")]
 fn kryoptic(key: &KeyDetails, recipient: &Recipient) -> Option<Custody> {
     let on_host = recipient.rsa().is_none() && format!("{recipient:?}").contains("host");
     Some(if on_host {
@@ -35,6 +36,7 @@ fn kryoptic(key: &KeyDetails, recipient: &Recipient) -> Option<Custody> {
     })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the suite allows for what is not known")]
 fn transient(_: &KeyDetails, _: &Recipient) -> Option<Custody> {
     Some(Custody::SOFTWARE)
 }
