@@ -6,7 +6,7 @@
 use aws_lc_rs::{
     aead::{AES_256_GCM, LessSafeKey, UnboundKey},
     agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521, UnparsedPublicKey},
-    encoding::AsDer,
+    encoding::{AsDer, PublicKeyX509Der},
     hkdf::{self, HKDF_SHA256, Salt},
     signature::{
         ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P521_SHA512_ASN1, ParsedPublicKey,
@@ -95,8 +95,9 @@ impl EcPrivateKey {
     }
 
     fn new(curve: Curve, key: agreement::PrivateKey) -> Result<Self, CryptoError> {
-        let point = key.compute_public_key().map_err(|_| CryptoError)?;
-        let public = EcPublicKey::from_sec1(curve, point.as_ref()).map_err(|_| CryptoError)?;
+        let public = key.compute_public_key().map_err(|_| CryptoError)?;
+        let spki: PublicKeyX509Der<'_> = public.as_der().map_err(|_| CryptoError)?;
+        let public = EcPublicKey { curve, spki: spki.as_ref().into() };
         Ok(Self { key, public })
     }
 

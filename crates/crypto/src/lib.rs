@@ -3,6 +3,19 @@
 //! A data key ([`Dek`]) is wrapped for a KAS or for a client with a [`PublicKey`]: RSA-OAEP
 //! ([`rsa`]) or EC-wrap ([`ec`]). [`binding`] ties it to a policy. Software private keys are
 //! [`PrivateKey`]; keys that live in a token never appear here.
+//!
+//! ```
+//! use kasbah_crypto::{Algorithm, Curve, Dek, PolicyBinding, PrivateKey, binding};
+//!
+//! let kas = PrivateKey::generate(Algorithm::Ec(Curve::P256))?;
+//! let dek = Dek::generate()?;
+//! let wrapped = kas.public_key().wrap(&dek)?;
+//! let claimed = PolicyBinding::from(*binding::compute(&dek, "e30="));
+//!
+//! let unwrapped = kas.unwrap_dek(&wrapped)?;
+//! claimed.verify(binding::compute(&unwrapped, "e30=").as_ref())?;
+//! # Ok::<(), kasbah_crypto::CryptoError>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod algorithm;

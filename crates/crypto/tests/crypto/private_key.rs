@@ -1,12 +1,16 @@
 //! Reading and writing private keys.
 
+use std::collections::HashSet;
+
 use der::{
     Decode, Encode,
     asn1::{ObjectIdentifier, OctetStringRef, UintRef},
     pem::LineEnding,
 };
 use kasbah_crypto::{
-    Algorithm, Curve, Dek, PrivateKey, PrivateKeyParts, PublicKey, WrappedDek, ec::EcPrivateKey,
+    Algorithm, Curve, Dek, PrivateKey, PrivateKeyParts, PublicKey, WrappedDek,
+    ec::{EcPrivateKey, NONCE_LEN, WrapKey},
+    envelope::RootKey,
 };
 use pkcs8::PrivateKeyInfoRef;
 
@@ -91,6 +95,16 @@ fn wrapping_never_repeats_itself() {
         };
         assert_ne!(wrap(), wrap(), "{algorithm}");
     }
+}
+
+#[test]
+fn one_key_never_uses_a_nonce_twice() {
+    let wrap = WrapKey::derive(&[7; 32]).unwrap();
+    let root = RootKey::from_hex(&"07".repeat(32)).unwrap();
+    let seal_both = |_| [wrap.seal(&sample_dek()).unwrap(), root.seal(b"key").unwrap()];
+    let nonces: HashSet<_> =
+        (0..1000).flat_map(seal_both).map(|sealed| sealed[..NONCE_LEN].to_vec()).collect();
+    assert_eq!(nonces.len(), 2000);
 }
 
 #[test]
