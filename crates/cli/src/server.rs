@@ -14,7 +14,7 @@ use kasbah_trust::{
 use secrecy::ExposeSecret;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use crate::{
@@ -29,6 +29,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A server whose keys have been used once.
 pub(crate) struct Proven {
     kas: Kas,
+    /// SIGTERM and SIGINT; heard from here on, so that whoever is told that the server is ready can
+    /// stop it.
+    signals: [Signal; 2],
     pub(crate) keys: Vec<ProvenKey>,
 }
 
@@ -71,14 +74,17 @@ pub(crate) async fn build(config: Config) -> Result<Proven, Failure> {
     }
     let kas = builder.build().or_exit(Exit::Usage)?;
     let keys = prove(&kas.key_service(), keys, &config.providers).await?;
-    Ok(Proven { kas, keys })
+    let signals = [
+        signal(SignalKind::terminate()).or_exit(Exit::Unavailable)?,
+        signal(SignalKind::interrupt()).or_exit(Exit::Unavailable)?,
+    ];
+    Ok(Proven { kas, signals, keys })
 }
 
 impl Proven {
     /// Serves until SIGTERM or SIGINT.
     pub(crate) async fn serve(self, listener: TcpListener) -> Result<(), Failure> {
-        let mut terminate = signal(SignalKind::terminate()).or_exit(Exit::Unavailable)?;
-        let mut interrupt = signal(SignalKind::interrupt()).or_exit(Exit::Unavailable)?;
+        let [mut terminate, mut interrupt] = self.signals;
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -3,8 +3,11 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -30,6 +33,11 @@ impl Kasbah {
 
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.0.arg(argument);
+        self
+    }
+
+    pub(crate) fn args(mut self, arguments: &[&str]) -> Self {
+        self.0.args(arguments);
         self
     }
 
@@ -74,5 +82,87 @@ impl Scratch {
         let file = self.path().join(name);
         fs::write(&file, text).unwrap();
         file
+    }
+}
+
+/// A server that runs until it is stopped.
+pub(crate) struct Server {
+    child: Child,
+    stderr: PathBuf,
+    /// The first line of its standard output.
+    pub(crate) first_line: String,
+}
+
+impl Server {
+    /// `kasbah dev` in a directory of the test's.
+    pub(crate) fn dev(scratch: &Scratch) -> Self {
+        Self::dev_with(scratch, &[])
+    }
+
+    /// As [`Server::dev`], with more arguments.
+    pub(crate) fn dev_with(scratch: &Scratch, arguments: &[&str]) -> Self {
+        let command = Kasbah::new(["dev", "--output", "json", "--listen", "127.0.0.1:0", "--dir"])
+            .arg(scratch.path().join("dev"))
+            .args(arguments);
+        let mut server = Self::start(command, scratch);
+        let stdout = server.child.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut server.first_line).unwrap();
+        assert!(!server.first_line.is_empty(), "{}", server.log());
+        server
+    }
+
+    /// Waits until its log says that it serves.
+    pub(crate) fn serve(scratch: &Scratch, config: &Path) -> Self {
+        let mut server = Self::start(Kasbah::new(["serve", "--config"]).arg(config), scratch);
+        for _ in 0..300 {
+            if server.log().contains(" serving ") {
+                return server;
+            }
+            assert!(server.child.try_wait().unwrap().is_none(), "{}", server.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("not ready after 15 s: {}", server.log());
+    }
+
+    fn start(mut command: Kasbah, scratch: &Scratch) -> Self {
+        let stderr = scratch.path().join(format!("log-{}", std::process::id()));
+        let child = command
+            .0
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, stderr, first_line: String::new() }
+    }
+
+    /// What it printed when it was ready.
+    pub(crate) fn ready(&self) -> Value {
+        serde_json::from_str(&self.first_line).unwrap()
+    }
+
+    /// Its log so far, audit events included.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    /// Asks it to stop and returns its exit code.
+    pub(crate) fn stop(mut self) -> i32 {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        for _ in 0..200 {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().expect("it was not killed");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("still there 10 s after SIGTERM: {}", self.log());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Of a server that was stopped nothing is left to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
