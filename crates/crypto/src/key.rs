@@ -195,7 +195,7 @@ impl PrivateKey {
     /// # Errors
     /// [`CryptoError`]; says nothing of the key.
     pub fn from_pem(text: &str) -> Result<Self, CryptoError> {
-        PrivateKeyParts::from_pem(text)?.to_private_key()
+        PrivateKeyParts::parse_pem(text)?.to_private_key()
     }
 
     /// The public half.

@@ -79,14 +79,19 @@ impl PrivateKeyParts {
     /// # Errors
     /// [`CryptoError`]; says nothing of the key.
     pub fn from_pem(text: &str) -> Result<Self, CryptoError> {
-        let block = pem::first_block(text).ok_or(CryptoError)?;
-        let parts = match block.label {
-            "PRIVATE KEY" => Self::from_pkcs8(&block.der)?,
-            "RSA PRIVATE KEY" => Self::from_pkcs1(&block.der)?,
-            _ => return Err(CryptoError),
-        };
+        let parts = Self::parse_pem(text)?;
         parts.to_private_key()?;
         Ok(parts)
+    }
+
+    /// Does not check the numbers of an RSA key against one another; `to_private_key` does.
+    pub(crate) fn parse_pem(text: &str) -> Result<Self, CryptoError> {
+        let block = pem::first_block(text).ok_or(CryptoError)?;
+        match block.label {
+            "PRIVATE KEY" => Self::from_pkcs8(&block.der),
+            "RSA PRIVATE KEY" => Self::from_pkcs1(&block.der),
+            _ => Err(CryptoError),
+        }
     }
 
     fn from_pkcs8(der: &[u8]) -> Result<Self, CryptoError> {
