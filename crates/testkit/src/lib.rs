@@ -1,5 +1,8 @@
-//! Fixtures for tests: fresh tokens, signed tokens, golden TDFs.
+//! Fixtures for tests: fresh tokens, golden TDFs.
+
+pub mod golden;
 mod kryoptic;
 mod opencryptoki;
 mod softhsm;
+pub mod tdf;
 pub mod tokens;

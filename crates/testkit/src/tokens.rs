@@ -130,12 +130,13 @@ fn directory() -> TempDir {
     dir
 }
 
+/// Sets a variable that a PKCS#11 module reads; for the start of a test.
 #[expect(
     unsafe_code,
     clippy::disallowed_methods,
     reason = "modules read their configuration from the environment of the process"
 )]
-fn set_env(name: &str, value: &str) {
+pub fn set_env(name: &str, value: &str) {
     // SAFETY: called at the start of a test, which is alone in its process (nextest) and has
     // started no thread yet; the test harness's own thread only waits.
     unsafe { std::env::set_var(name, value) }

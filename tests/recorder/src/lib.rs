@@ -46,11 +46,13 @@ fn lists() -> Option<&'static Lists> {
     LISTS.get_or_init(load).as_ref()
 }
 
+/// Type of that entry point.
+type Entry = unsafe extern "C" fn(CK_FUNCTION_LIST_PTR_PTR) -> CK_RV;
+
 fn load() -> Option<Lists> {
     let path = env::var_os("KASBAH_RECORDER_MODULE")?;
     // Never unloaded: the function pointers must stay good.
     let library = Box::leak(Box::new(unsafe { libloading::Library::new(path) }.ok()?));
-    type Entry = unsafe extern "C" fn(CK_FUNCTION_LIST_PTR_PTR) -> CK_RV;
     let entry = unsafe { library.get::<Entry>(b"C_GetFunctionList") }.ok()?;
     let mut list = std::ptr::null_mut();
     if unsafe { entry(&raw mut list) } != CKR_OK || list.is_null() {

@@ -1,4 +1,4 @@
-//! Calls as lines of JSON.
+//! Calls as lines of JSON. Pointers and lengths are those that a PKCS#11 caller gave.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ struct Log {
 }
 
 /// Writes down one call. Fails loudly: a record with holes would prove nothing.
-pub(crate) fn record(function: &str, code: CK_RV, details: Value) {
+pub(crate) fn record(function: &str, code: CK_RV, details: &Value) {
     static LOG: OnceLock<Mutex<Log>> = OnceLock::new();
     let log = LOG.get_or_init(|| {
         let path = env::var_os("KASBAH_RECORDER_LOG").unwrap_or_else(|| "/dev/null".into());
@@ -57,7 +57,7 @@ pub(crate) fn fault(function: &str) -> Option<CK_RV> {
 }
 
 /// Input of `len` bytes, in hex.
-pub(crate) unsafe fn input(data: *const CK_BYTE, len: CK_ULONG) -> Value {
+pub(crate) fn input(data: *const CK_BYTE, len: CK_ULONG) -> Value {
     if data.is_null() {
         return Value::Null;
     }
@@ -65,24 +65,20 @@ pub(crate) unsafe fn input(data: *const CK_BYTE, len: CK_ULONG) -> Value {
 }
 
 /// Output, in hex; null for a query of its length and for a failed call.
-pub(crate) unsafe fn output(code: CK_RV, data: *const CK_BYTE, len: *const CK_ULONG) -> Value {
+pub(crate) fn output(code: CK_RV, data: *const CK_BYTE, len: *const CK_ULONG) -> Value {
     if code != CKR_OK || data.is_null() || len.is_null() {
         return Value::Null;
     }
-    unsafe { input(data, *len) }
+    input(data, unsafe { *len })
 }
 
 /// A number that the call wrote.
-pub(crate) unsafe fn number(code: CK_RV, place: *const CK_ULONG) -> Value {
+pub(crate) fn number(code: CK_RV, place: *const CK_ULONG) -> Value {
     if code != CKR_OK || place.is_null() { Value::Null } else { json!(unsafe { *place }) }
 }
 
 /// Numbers that the call wrote.
-pub(crate) unsafe fn numbers(
-    code: CK_RV,
-    places: *const CK_ULONG,
-    count: *const CK_ULONG,
-) -> Value {
+pub(crate) fn numbers(code: CK_RV, places: *const CK_ULONG, count: *const CK_ULONG) -> Value {
     if code != CKR_OK || places.is_null() || count.is_null() {
         return Value::Null;
     }
@@ -91,7 +87,7 @@ pub(crate) unsafe fn numbers(
 }
 
 /// Attributes as pairs of type and value in hex; a value is null when it was not returned.
-pub(crate) unsafe fn attributes(template: *const CK_ATTRIBUTE, count: CK_ULONG) -> Value {
+pub(crate) fn attributes(template: *const CK_ATTRIBUTE, count: CK_ULONG) -> Value {
     if template.is_null() {
         return json!([]);
     }
@@ -99,30 +95,27 @@ pub(crate) unsafe fn attributes(template: *const CK_ATTRIBUTE, count: CK_ULONG) 
     let template = unsafe { std::slice::from_raw_parts(template, count) };
     let pairs = template.iter().map(|attribute| {
         let known = attribute.ulValueLen != CK_ULONG::MAX;
-        let value = if known {
-            unsafe { input(attribute.pValue.cast(), attribute.ulValueLen) }
-        } else {
-            Value::Null
-        };
+        let value =
+            if known { input(attribute.pValue.cast(), attribute.ulValueLen) } else { Value::Null };
         json!([attribute.type_, value])
     });
     pairs.collect()
 }
 
 /// Number and parameters of a mechanism; what its parameters point at where that matters.
-pub(crate) unsafe fn mechanism(mechanism: *const CK_MECHANISM) -> Value {
+pub(crate) fn mechanism(mechanism: *const CK_MECHANISM) -> Value {
     let Some(mechanism) = (unsafe { mechanism.as_ref() }) else { return Value::Null };
     let parameter = mechanism.pParameter;
     let decoded = match mechanism.mechanism {
         CKM_ECDH1_DERIVE if !parameter.is_null() => {
             let given = unsafe { &*parameter.cast::<CK_ECDH1_DERIVE_PARAMS>() };
-            unsafe { input(given.pPublicData, given.ulPublicDataLen) }
+            input(given.pPublicData, given.ulPublicDataLen)
         }
         CKM_AES_GCM if !parameter.is_null() => {
             let given = unsafe { &*parameter.cast::<CK_GCM_PARAMS>() };
-            unsafe { input(given.pIv, given.ulIvLen) }
+            input(given.pIv, given.ulIvLen)
         }
-        _ => unsafe { input(parameter.cast(), mechanism.ulParameterLen) },
+        _ => input(parameter.cast(), mechanism.ulParameterLen),
     };
     json!({ "type": mechanism.mechanism, "parameter": decoded })
 }

@@ -26,8 +26,7 @@ macro_rules! recorded {
                     (None, Some(function)) => unsafe { function($($arg),*) },
                     (None, None) => CKR_FUNCTION_NOT_SUPPORTED,
                 };
-                let details = unsafe { json!({ $($details)* }) };
-                record(stringify!($name), $rv, details);
+                record(stringify!($name), $rv, &json!({ $($details)* }));
                 $rv
             }
         )*

@@ -1,1 +1,8 @@
-//! Black-box tests of the `kasbah` binary live in `tests/`.
+//! What black-box tests need: a client of its own making, an issuer of tokens, the `kasbah`
+//! binary, and the recording PKCS#11 module. The tests are in `tests/`.
+#![expect(clippy::expect_used, reason = "a panic is a failing test")]
+
+pub mod client;
+pub mod issuer;
+pub mod recorder;
+pub mod server;

@@ -1,0 +1,227 @@
+//! The `kasbah` binary as a server.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use kasbah_testkit::tokens::TestToken;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    client::Kas,
+    issuer::{AUDIENCE, ISSUER, Issuer},
+};
+
+/// A directory with a configuration.
+pub struct Setup {
+    dir: TempDir,
+    /// Signs access tokens that the configuration accepts.
+    pub issuer: Issuer,
+    /// Where the server is to listen.
+    pub address: String,
+    /// The configuration.
+    pub config: Value,
+}
+
+/// A running `kasbah serve`.
+pub struct Server {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    address: String,
+    issuer: Issuer,
+    _dir: TempDir,
+}
+
+impl Setup {
+    /// A configuration without providers and keys.
+    ///
+    /// # Panics
+    /// When the temporary directory is not writable.
+    pub fn new() -> Self {
+        let dir = TempDir::with_prefix("kasbah-serve-").expect("a temporary directory");
+        let issuer = Issuer::new();
+        fs::write(dir.path().join("jwks.json"), issuer.jwks().to_string()).expect("writable");
+        let address = free_address();
+        let config = json!({
+            "server": { "listen": address },
+            "kas": { "uri": "http://localhost:8080", "key_index": "keyring" },
+            "auth": {
+                "mode": "jwt", "issuer": ISSUER, "audience": AUDIENCE, "jwks_file": "jwks.json",
+            },
+            "secrets": {}, "modules": {}, "providers": [], "keyring": [],
+        });
+        Self { dir, issuer, address, config }
+    }
+
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes a file beside the configuration.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.dir.path().join(name), content).expect("writable");
+    }
+
+    /// Adds an `opentdf.io/hsm` provider called `name` for a test token.
+    pub fn hsm(&mut self, name: &str, token: &TestToken, custody: &str) {
+        let module: Value = json!({
+            "path": token.module_path(),
+            "env": token.env().map(|(k, v)| (k.to_owned(), v.into()))
+                .collect::<serde_json::Map<String, Value>>(),
+        });
+        self.config["modules"][name] = module;
+        self.config["secrets"][name] = json!({ "file": token.pin_file() });
+        let config =
+            json!({ "module": name, "token": token.label(), "pin": name, "custody": custody });
+        let provider = json!({ "name": name, "manager": "opentdf.io/hsm", "config": config });
+        push(&mut self.config["providers"], provider);
+    }
+
+    /// Adds a key to the keyring.
+    pub fn key(&mut self, key: Value) {
+        push(&mut self.config["keyring"], key);
+    }
+
+    /// Path of the configuration, written as it is now. JSON is YAML.
+    pub fn file(&self) -> PathBuf {
+        self.write("kasbah.yaml", self.config.to_string());
+        self.dir.path().join("kasbah.yaml")
+    }
+
+    /// Starts the server and waits until it listens.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    pub fn serve(self) -> Server {
+        let mut child = kasbah()
+            .args(["serve", "--config"])
+            .arg(self.file())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kasbah starts");
+        let lines = Arc::default();
+        let stderr = child.stderr.take().expect("it is piped");
+        thread::spawn({
+            let lines: Arc<Mutex<Vec<String>>> = Arc::clone(&lines);
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                }
+            }
+        });
+        let (address, issuer) = (self.address.clone(), self.issuer);
+        let mut server = Server { child, lines, address, issuer, _dir: self.dir };
+        let start = Instant::now();
+        while TcpStream::connect(&server.address).is_err() {
+            let ended = server.child.try_wait().expect("it is our child");
+            let waited = start.elapsed() > Duration::from_secs(60);
+            assert!(ended.is_none() && !waited, "kasbah serve: {ended:?}\n{}", server.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Server {
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// An access token for `subject`.
+    pub fn token(&self, subject: &str) -> String {
+        self.issuer.token(subject)
+    }
+
+    /// A connection as `subject`.
+    pub async fn connect(&self, subject: &str) -> Kas {
+        Kas::connect(self.url(), self.token(subject)).await
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
+
+    /// The audit events so far.
+    pub fn audit(&self) -> Vec<Value> {
+        // The reader thread may be a moment behind the answer.
+        thread::sleep(Duration::from_millis(200));
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events
+            .filter(|event| event["level"] == "AUDIT")
+            .map(|event| event["audit"].clone())
+            .collect()
+    }
+
+    /// Sends SIGTERM.
+    ///
+    /// # Panics
+    /// When `kill` cannot be run.
+    pub fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Waits for its end; the exit code.
+    ///
+    /// # Panics
+    /// When a signal ended it.
+    pub fn wait(&mut self) -> i32 {
+        self.child.wait().expect("it is our child").code().expect("no signal ended it")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The `kasbah` command, built by `cargo build -p kasbah-cli`.
+///
+/// # Panics
+/// When it is not built.
+pub fn kasbah() -> Command {
+    let test = env::current_exe().expect("a test has a path");
+    let target = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
+    let binary = target.join("kasbah");
+    assert!(binary.exists(), "{} is missing; cargo build -p kasbah-cli", binary.display());
+    let mut command = Command::new(binary);
+    // The server is to see its own configuration, not what the test set for itself.
+    command.env_remove("SOFTHSM2_CONF").env_remove("KRYOPTIC_CONF").env("RUST_LOG", "info");
+    command
+}
+
+fn push(list: &mut Value, item: Value) {
+    list.as_array_mut().expect("a list").push(item);
+}
+
+/// A loopback address nobody listens on, for a moment.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").to_string()
+}
