@@ -145,6 +145,11 @@ pub(crate) async fn redeem(
         match guard(deadline, used.lease.rewrap(request)).await {
             Ok(rewrapped) => return Ok(Redeemed { rewrapped, used }),
             Err(Error::Decrypt) => {}
+            // The index knows the key, so its absence is our trouble and not a caller's mistake.
+            Err(Error::NotFound(kid)) => {
+                let gone = Error::unavailable(format!("key {kid} is not where its record says"));
+                untried = untried.or(Some(report(&gone)));
+            }
             Err(error) => untried = untried.or(Some(report(&error))),
         }
     }
