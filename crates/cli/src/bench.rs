@@ -53,7 +53,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     module: Option<PathBuf>,
     /// Worker threads, and threads of the raw loops
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 2,
+        value_parser = clap::value_parser!(u8).range(1..=64),
+    )]
     threads: u8,
     /// How long to measure each of them
     #[arg(long, value_name = "N", default_value_t = NonZeroU32::MIN.saturating_add(4))]

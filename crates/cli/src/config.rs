@@ -19,7 +19,7 @@ use std::{
 };
 
 use config::{Environment as Variables, File, FileFormat, Value};
-use kasbah_trust::SecretSource;
+use kasbah_trust::{Algorithm, SecretSource};
 
 pub(crate) use self::{
     auth::Auth,
@@ -129,7 +129,7 @@ impl Config {
         for unknown in sections.into_keys() {
             findings.problem::<()>(unknown, format!("unknown key; there are {}", names(SECTIONS)));
         }
-        warn_of_unused(&providers, &keyring, findings);
+        warn_of_effectless(&providers, &keyring, findings);
         Some(Self {
             server: server?,
             kas_uri: kas_uri?,
@@ -154,9 +154,15 @@ fn read(text: &str) -> Result<BTreeMap<String, Value>, config::ConfigError> {
         .try_deserialize()
 }
 
-fn warn_of_unused(providers: &[Provider], keyring: &[Key], findings: &mut Findings) {
+fn warn_of_effectless(providers: &[Provider], keyring: &[Key], findings: &mut Findings) {
     if keyring.is_empty() {
         findings.warn("keyring", "has no keys, so nothing can be rewrapped");
+    }
+    for (index, key) in keyring.iter().enumerate() {
+        if key.legacy && key.algorithm != Algorithm::Rsa2048 {
+            let path = format!("keyring[{index}].legacy");
+            findings.warn(path, "has no effect: only rsa:2048 keys are tried without a kid");
+        }
     }
     for (index, provider) in providers.iter().enumerate() {
         if !keyring.iter().any(|key| key.private.provider() == Some(index)) {

@@ -89,7 +89,12 @@ struct TokenArguments {
     #[arg(long, value_name = "PATH", requires = "token", required_unless_present = "config")]
     module: Option<PathBuf>,
     /// Configuration with a provider that names module, token and PIN
-    #[arg(long, value_name = "FILE", requires = "provider", conflicts_with_all = ["module", "token", "pin"])]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "provider",
+        conflicts_with_all = ["module", "token", "pin"],
+    )]
     config: Option<PathBuf>,
     /// Name of that provider
     #[arg(long, value_name = "NAME", requires = "config")]
@@ -285,14 +290,12 @@ impl From<&KeyEntry> for Row {
 
 fn made(how: &str, key: &Row) -> String {
     let algorithm = key.algorithm.unwrap_or("unknown algorithm");
+    let (kid, id, protection) = (&key.kid, &key.id, protection(key));
+    let uri = key.uri.as_deref().unwrap_or_default();
     format!(
-        "{how} {} ({algorithm}, id {}, {})\nfor the keyring: {{ kid: {}, algorithm: \"{algorithm}\", \
-         provider: NAME, key: \"{}\" }}",
-        key.kid,
-        key.id,
-        protection(key),
-        key.kid,
-        key.uri.as_deref().unwrap_or_default()
+        "{how} {kid} ({algorithm}, id {id}, {protection})\n\
+         for the keyring: {{ kid: {kid}, algorithm: \"{algorithm}\", provider: NAME, \
+         key: \"{uri}\" }}"
     )
 }
 

@@ -48,6 +48,7 @@ pub(crate) struct ProvenKey {
 
 /// Builds the server of a configuration and uses every key of it once.
 pub(crate) async fn build(config: Config) -> Result<Proven, Failure> {
+    open_tokens(&config.providers)?;
     let keys = keys(&config)?;
     let root_keys = root_keys(&config)?;
     let keyring = Keyring::new(&config.kas_uri, keys.clone()).or_exit(Exit::Usage)?;
@@ -112,6 +113,20 @@ pub(crate) fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Failu
     Ok(listener)
 }
 
+/// Logs in to every token that must be there, whether or not a key is used on it.
+fn open_tokens(providers: &[Provider]) -> Result<(), Failure> {
+    for provider in providers.iter().filter(|provider| provider.required) {
+        if let Kind::Hsm(settings) = &provider.kind {
+            settings.open().map_err(|error| {
+                let exit = exit_of(&error);
+                let name = &provider.config.name;
+                Failure::new(exit, anyhow!(error).context(format!("provider {name}")))
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// The keys of the keyring with their public halves, read from tokens where they live there.
 fn keys(config: &Config) -> Result<Vec<KeyDetails>, Failure> {
     let mut keys = Vec::new();
@@ -155,7 +170,8 @@ fn in_token(
     let required = provider.is_none_or(|provider| provider.required);
     match read_public_key(key, provider) {
         Ok(found) if found.algorithm() != Some(key.algorithm) => Err(Failure::usage(format!(
-            "key {}: the key in the token is not of its algorithm, {}; correct `algorithm` or `key`",
+            "key {}: the key in the token is not of its algorithm, {}; correct \
+             `algorithm` or `key`",
             key.kid, key.algorithm
         ))),
         Ok(found) if pinned.is_some_and(|pinned| *pinned != found) => Err(Failure::usage(format!(
@@ -171,7 +187,11 @@ fn in_token(
         Err(error) => {
             let error = sentence(&error.into());
             if pinned.is_none() {
-                tracing::warn!(kid = %key.kid, error, "key is left out until the next start; its public_key_file would keep it in");
+                tracing::warn!(
+                    kid = %key.kid,
+                    error,
+                    "key is left out until the next start; public_key_file would keep it"
+                );
             }
             Ok(pinned.cloned())
         }

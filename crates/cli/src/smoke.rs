@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    num::NonZeroU32,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -40,8 +41,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ALGORITHM", default_value = "rsa:2048")]
     client: Algorithm,
     /// How often to ask
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "tdf", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    count: u32,
+    #[arg(long, value_name = "N", default_value_t = NonZeroU32::MIN, conflicts_with = "tdf")]
+    count: NonZeroU32,
     /// Open this TDF: rewrap its key, decrypt its payload
     #[arg(long, value_name = "FILE")]
     tdf: Option<PathBuf>,
@@ -107,7 +108,7 @@ async fn rewrap(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     let key = client.public_key(arguments.algorithm).await?;
     let mut latencies = Vec::new();
     let mut custody = None;
-    for _ in 0..arguments.count {
+    for _ in 0..arguments.count.get() {
         let policy = open_policy();
         let dek = Dek::generate().or_exit(Exit::Unavailable)?;
         let object = key.wrap(&arguments.url, &dek, &policy).or_exit(Exit::NotFine)?;
@@ -126,7 +127,7 @@ async fn rewrap(arguments: &Arguments, output: Output) -> Result<(), Failure> {
         algorithm: arguments.algorithm.as_str(),
         client: arguments.client.as_str(),
         custody,
-        count: arguments.count,
+        count: arguments.count.get(),
         latency_us: Latency::of(latencies),
     };
     output.print(&report, told)

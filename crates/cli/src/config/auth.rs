@@ -76,7 +76,11 @@ fn jwt(
     let keys = match (raw.jwks_file, raw.public_key_file) {
         (Some(jwks), None) => Some(("auth.jwks_file", jwks)),
         (None, Some(pem)) => Some(("auth.public_key_file", pem)),
-        _ => findings.problem("auth.jwks_file", "set exactly one of `jwks_file` and `public_key_file`: the keys that sign access tokens"),
+        _ => findings.problem(
+            "auth.jwks_file",
+            "set exactly one of `jwks_file` and `public_key_file`: the keys that \
+             sign access tokens",
+        ),
     };
     let (path, file) = keys?;
     let text = files.text(path, &file, findings);
@@ -91,7 +95,11 @@ fn jwt(
 
 fn dev(raw: &RawAuth, listen: Option<SocketAddr>, findings: &mut Findings) -> Option<DevVerifier> {
     if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
-        return findings.problem("auth.mode", "`dev` accepts any token, so server.listen must be a loopback address such as 127.0.0.1; use `jwt` for others");
+        return findings.problem(
+            "auth.mode",
+            "`dev` accepts any token, so server.listen must be a loopback address \
+             such as 127.0.0.1; use `jwt` for others",
+        );
     }
     let unused = [
         ("issuer", raw.issuer.is_some()),

@@ -120,7 +120,13 @@ fn key(path: &str, raw: &RawKey, around: Surroundings<'_>, findings: &mut Findin
     let private = match (&raw.key, &raw.wrapped_key_file) {
         (Some(_), None) => in_token(path, raw, provider, public_key, around, findings)?,
         (None, Some(_)) => wrapped(path, raw, provider, public_key, around, findings)?,
-        _ => return findings.problem(path, "set exactly one of `key` (a key in a provider's token) and `wrapped_key_file` (a key wrapped by a root key)"),
+        _ => {
+            return findings.problem(
+                path,
+                "set exactly one of `key` (a key in a provider's token) and \
+                 `wrapped_key_file` (a key wrapped by a root key)",
+            );
+        }
     };
     Some(Key { kid, algorithm: algorithm?, legacy, private })
 }
@@ -168,7 +174,14 @@ fn in_token(
             );
         }
         Kind::Unknown if named.required => {
-            return findings.problem(join(path, "provider"), format!("its key manager, `{}`, is not registered, and no other can use a key that lives there", named.config.manager));
+            return findings.problem(
+                join(path, "provider"),
+                format!(
+                    "its key manager, `{}`, is not registered, and no other can use a key \
+                     that lives there",
+                    named.config.manager
+                ),
+            );
         }
         Kind::Unknown => {}
     }
@@ -196,10 +209,20 @@ fn wrapped(
     }
     let known = names(around.secrets.keys());
     let wrapping_key = match &raw.wrapping_key {
-        None => findings.problem(join(path, "wrapping_key"), format!("is missing; name the entry under `secrets` that holds the root key; there are {known}")),
+        None => findings.problem(
+            join(path, "wrapping_key"),
+            format!(
+                "is missing; name the entry under `secrets` that holds the root key; \
+                 there are {known}"
+            ),
+        ),
         Some(name) if around.secrets.contains_key(name) => Some(name.clone()),
         // What was given is not repeated: people put keys there.
-        Some(_) => findings.unknown_name(join(path, "wrapping_key"), &["secrets"], format!("no such entry under `secrets`, which has {known}")),
+        Some(_) => findings.unknown_name(
+            join(path, "wrapping_key"),
+            &["secrets"],
+            format!("no such entry under `secrets`, which has {known}"),
+        ),
     };
     let file = raw.wrapped_key_file.as_deref().unwrap_or_else(|| "".as_ref());
     let wrapped_key = around.files.text(&join(path, "wrapped_key_file"), file, findings);

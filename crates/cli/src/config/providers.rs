@@ -187,7 +187,14 @@ fn unknown(
             format!("`{manager}` is not registered, and key_managers.unknown is `refuse`; {known}"),
         ),
         UnknownManager::Default => {
-            findings.warn(path, format!("`{manager}` is not registered; keys wrapped by a root key are tried with {}, others cannot be served; {known}", kasbah_basic::MANAGER));
+            findings.warn(
+                path,
+                format!(
+                    "`{manager}` is not registered; keys wrapped by a root key are tried \
+                     with {}, others cannot be served; {known}",
+                    kasbah_basic::MANAGER
+                ),
+            );
             Some(Kind::Unknown)
         }
     }
@@ -205,7 +212,15 @@ fn hsm(node: Node, local: Local<'_>, findings: &mut Findings) -> Option<TokenSet
     });
     // What was given is not repeated: people put PINs there.
     let pin = local.secrets.get(&raw.pin).cloned().or_else(|| {
-        findings.unknown_name(join(&path, "pin"), &["secrets"], format!("no such entry under `secrets`, which has {}; name an entry, never write a PIN here", names(local.secrets.keys())))
+        findings.unknown_name(
+            join(&path, "pin"),
+            &["secrets"],
+            format!(
+                "no such entry under `secrets`, which has {}; name an entry, never \
+                 write a PIN here",
+                names(local.secrets.keys())
+            ),
+        )
     });
     if raw.token.is_empty() {
         findings.problem::<()>(join(&path, "token"), "is empty; give the label of a token");

@@ -52,19 +52,29 @@ fn secret(node: Node, files: &Files, findings: &mut Findings) -> Option<SecretSo
         (Some(file), None, None, None) => {
             let file = files.resolve(&file);
             if !file.exists() {
-                return findings.problem(join(&path, "file"), format!("{} does not exist, or may not be seen by this user", file.display()));
+                return findings.problem(
+                    join(&path, "file"),
+                    format!("{} does not exist, or may not be seen by this user", file.display()),
+                );
             }
             Some(SecretSource::File(file))
         }
         (None, Some(name), None, None) if !name.is_empty() => Some(SecretSource::Env(name)),
         (None, None, Some(name), None) => {
             if name.is_empty() || name.contains('/') {
-                return findings.problem(join(&path, "credential"), "expected the name of a systemd credential, without `/`");
+                return findings.problem(
+                    join(&path, "credential"),
+                    "expected the name of a systemd credential, without `/`",
+                );
             }
             Some(SecretSource::Credential(name))
         }
         (None, None, None, Some(words)) if !words.is_empty() => Some(SecretSource::Command(words)),
-        _ => findings.problem(path, "set exactly one of `file`, `env`, `credential` and `command`: where the secret comes from, never the secret itself"),
+        _ => findings.problem(
+            path,
+            "set exactly one of `file`, `env`, `credential` and `command`: where \
+             the secret comes from, never the secret itself",
+        ),
     }
 }
 

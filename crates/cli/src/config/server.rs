@@ -111,7 +111,11 @@ fn limits(raw: &RawLimits, findings: &mut Findings) -> Option<Limits> {
         drain_timeout: seconds(raw.drain_timeout_seconds, default.drain_timeout),
     };
     if limits.message_bytes < limits.srt_bytes {
-        return findings.problem("server.limits.message_bytes", "is below srt_bytes, so the largest token would not fit its message; raise it or lower srt_bytes");
+        return findings.problem(
+            "server.limits.message_bytes",
+            "is below srt_bytes, so the largest token would not fit its message; \
+             raise it or lower srt_bytes",
+        );
     }
     all_fit.then_some(limits)
 }
@@ -119,7 +123,11 @@ fn limits(raw: &RawLimits, findings: &mut Findings) -> Option<Limits> {
 /// Reads `kas`, which is the URI this server is registered under.
 pub(crate) fn kas(node: Option<Node>, findings: &mut Findings) -> Option<String> {
     let Some(node) = node else {
-        return findings.problem("kas.uri", "is missing; give the URI clients know this server by, for example http://localhost:8080");
+        return findings.problem(
+            "kas.uri",
+            "is missing; give the URI clients know this server by, for example \
+             http://localhost:8080",
+        );
     };
     let raw = node.read::<RawKas>(findings)?;
     match raw.key_index.as_deref().unwrap_or("keyring") {

@@ -369,10 +369,13 @@ fn dev_tokens_stay_on_loopback() {
 
 #[test]
 fn what_is_worth_a_look_is_a_warning() {
-    let text = GOOD.replace("unknown: refuse", "unknown: default").replace(
-        "keyring:\n",
-        "  - { name: old, manager: opentdf.io/aws, required: false }\nkeyring:\n",
-    );
+    let text = GOOD
+        .replace("unknown: refuse", "unknown: default")
+        .replace("kid: b1,", "kid: b1, legacy: true,")
+        .replace(
+            "keyring:\n",
+            "  - { name: old, manager: opentdf.io/aws, required: false }\nkeyring:\n",
+        );
     let (code, report) = check(&scratch(), &text);
     let warnings: Vec<_> = report["warnings"].as_array().unwrap().iter().map(told).collect();
     assert_eq!(code, 0, "{report}");
@@ -380,7 +383,8 @@ fn what_is_worth_a_look_is_a_warning() {
         warnings[0].starts_with("providers[1].manager: `opentdf.io/aws` is not registered"),
         "{report}"
     );
-    assert!(warnings[1].starts_with("providers[1]: no key of the keyring uses `old`"), "{report}");
+    assert!(warnings[1].starts_with("keyring[1].legacy: has no effect"), "{report}");
+    assert!(warnings[2].starts_with("providers[1]: no key of the keyring uses `old`"), "{report}");
 }
 
 #[test]

@@ -55,6 +55,12 @@ fn what_is_declared_must_work() {
             "secrets.root: expected 32, 48 or 64 hexadecimal digits",
         ),
         ("b1.b64", "wrong.b64", "key b1: "),
+        (
+            "keyring:",
+            "  - { name: idle, manager: opentdf.io/hsm, config: { module: softhsm, token: none, \
+             pin: pin } }\nkeyring:",
+            "provider idle: token none: there is none",
+        ),
     ] {
         assert!(text.contains(find), "{find}");
         fs::write(&config, text.replacen(find, replacement, 1)).unwrap();
