@@ -4,7 +4,7 @@
 //! turns.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -52,16 +52,22 @@ fn run(name: &str, fixture: &TestToken) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
 
-    let (mut best_raw, mut best_manager) = (0.0_f64, 0.0_f64);
+    let (mut best_raw, mut best_manager, mut in_raw) = (0.0_f64, 0.0_f64, Duration::ZERO);
     for _ in 0..TURNS {
         let raw = bench::raw(&token, &KeyUri::for_label("r1"), public, THREADS, ROUNDS)?;
+        in_raw += raw.latencies.iter().sum::<Duration>();
         best_raw = best_raw.max(raw.rate());
         let rate = runtime.block_on(through_manager(&manager, &key, &client))?;
         best_manager = best_manager.max(rate);
     }
+    let stats = manager.stats();
+    let (done, exec) = (stats.done.load(Relaxed), stats.exec_ns.load(Relaxed));
     println!(
-        "{name}: raw {best_raw:.0}/s, manager {best_manager:.0}/s, ratio {:.3}",
-        best_manager / best_raw
+        "{name}: raw {best_raw:.0}/s, manager {best_manager:.0}/s, ratio {:.3}; mean on a thread: \
+         raw {} us, manager {} us",
+        best_manager / best_raw,
+        in_raw.as_micros() / (TURNS * ROUNDS) as u128,
+        exec / done / 1000
     );
     runtime.block_on(manager.close());
     Ok(())
