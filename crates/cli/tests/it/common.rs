@@ -5,9 +5,9 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -46,15 +46,34 @@ impl Kasbah {
         self
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end, which must come within a minute.
     pub(crate) fn run(mut self) -> Ended {
-        let output = self.0.output().unwrap();
-        Ended {
-            code: output.status.code().expect("it was not killed"),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        let scratch = Scratch::new();
+        let (stdout, stderr) = (scratch.path().join("stdout"), scratch.path().join("stderr"));
+        self.0.stdout(fs::File::create(&stdout).unwrap());
+        self.0.stderr(fs::File::create(&stderr).unwrap());
+        let mut child = self.0.spawn().unwrap();
+        let status = wait(&mut child, Duration::from_mins(1));
+        let (stdout, stderr) =
+            (fs::read_to_string(stdout).unwrap(), fs::read_to_string(stderr).unwrap());
+        let Some(status) = status else {
+            let _ = child.kill();
+            panic!("it did not end: {stdout}{stderr}");
+        };
+        Ended { code: status.code().expect("it was not killed"), stdout, stderr }
     }
+}
+
+/// Waits for the end of a process; `None` when it has not come in time.
+fn wait(child: &mut Child, at_most: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + at_most;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    None
 }
 
 impl Ended {
@@ -149,11 +168,8 @@ impl Server {
     pub(crate) fn stop(mut self) -> i32 {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        for _ in 0..200 {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().expect("it was not killed");
-            }
-            thread::sleep(Duration::from_millis(50));
+        if let Some(status) = wait(&mut self.child, Duration::from_secs(10)) {
+            return status.code().expect("it was not killed");
         }
         panic!("still there 10 s after SIGTERM: {}", self.log());
     }
