@@ -1,0 +1,60 @@
+//! SIGTERM: nothing new, what is under way finishes, the sessions close.
+#![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
+
+use std::time::Duration;
+
+use kasbah_crypto::Algorithm;
+use kasbah_pkcs11::{
+    module::Module,
+    provision,
+    token::{PinSource, Token},
+};
+use kasbah_system_tests::{
+    client::{POLICY, SessionKey, body, kao, random_dek, results},
+    server::Setup,
+};
+use kasbah_testkit::tokens::SoftHsm;
+use kasbah_trust::SecretSource;
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_under_way_finish() {
+    let fixture = SoftHsm::fresh();
+    let module = Module::load("module", fixture.module_path()).unwrap();
+    let pin = PinSource { name: "pin".into(), source: SecretSource::File(fixture.pin_file()) };
+    let token = Token::open(&module, fixture.label(), None, pin).unwrap();
+    let entry = provision::generate(&token, "r1", Algorithm::Rsa4096).unwrap();
+    let pem = entry.public_key.unwrap().to_pem();
+    let mut setup = Setup::new();
+    setup.hsm("softhsm", &fixture, "require-sealed");
+    setup.key(json!({
+        "kid": "r1", "algorithm": "rsa:4096", "provider": "softhsm", "key": "pkcs11:object=r1",
+    }));
+    let mut server = setup.serve();
+    let kas = server.connect("alice").await;
+
+    // At several milliseconds each, this takes about a second of the token's time.
+    let (deks, kaos): (Vec<_>, Vec<_>) = (0..200)
+        .map(|_| {
+            let dek = random_dek();
+            let kao = kao("r1", &pem, &dek, POLICY);
+            (dek, kao)
+        })
+        .unzip();
+    let client = SessionKey::rsa();
+    let request = body(&client, POLICY, &kaos);
+    let under_way = tokio::spawn({
+        let kas = kas.clone();
+        async move { kas.rewrap(&request).await }
+    });
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert!(!under_way.is_finished(), "the request was over before the signal");
+    server.terminate();
+    let response = under_way.await.unwrap().unwrap();
+    for (answer, dek) in results(&client, &response).iter().zip(&deks) {
+        assert_eq!(&answer.as_ref().unwrap().dek, dek);
+    }
+    let code = tokio::task::spawn_blocking(move || (server.wait(), server.log())).await.unwrap();
+    assert_eq!(code.0, 0, "{}", code.1);
+    assert!(!code.1.contains("did not close in time"), "{}", code.1);
+}
