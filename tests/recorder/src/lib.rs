@@ -2,14 +2,14 @@
 //!
 //! The real module is named by `KASBAH_RECORDER_MODULE`; each call becomes one line of JSON in the
 //! file named by `KASBAH_RECORDER_LOG`: its number, function, return code, handles, mechanism,
-//! templates, what went in and what came out. PINs are not written down. `C_GetInterface` is not
-//! exported, so callers use the 2.40 function list, which is recorded as a whole.
+//! templates, what went in and what came out. Bytes are in hex, PINs are `***`. `C_GetInterface` is
+//! not exported, so callers use the 2.40 function list, which is recorded as a whole.
 //!
 //! For fault injection, `KASBAH_RECORDER_FAULT=C_UnwrapKey:0x30:5` has the fifth and every later
-//! call of that function answer `0x30` without reaching the real module.
+//! call of that function answer `0x30` without reaching the real module; the record marks such
+//! calls as `injected`.
 #![expect(unsafe_code, reason = "the C interface of PKCS#11 is raw pointers")]
 #![expect(clippy::missing_safety_doc, reason = "PKCS#11 says what callers owe each function")]
-#![expect(clippy::undocumented_unsafe_blocks, reason = "all pointers come from a PKCS#11 caller")]
 
 mod record;
 mod table;
@@ -33,6 +33,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: CK_FUNCTION_LIST_PTR_PTR) -> CK
         return CKR_ARGUMENTS_BAD;
     }
     let Some(lists) = lists() else { return CKR_GENERAL_ERROR };
+    // SAFETY: not null, so it is where the caller wants the pointer; nobody writes through it.
     unsafe { *list = (&raw const lists.ours).cast_mut() };
     CKR_OK
 }
@@ -52,12 +53,16 @@ type Entry = unsafe extern "C" fn(CK_FUNCTION_LIST_PTR_PTR) -> CK_RV;
 fn load() -> Option<Lists> {
     let path = env::var_os("KASBAH_RECORDER_MODULE")?;
     // Never unloaded: the function pointers must stay good.
+    // SAFETY: loading a module runs its initialisers; the test names one it trusts.
     let library = Box::leak(Box::new(unsafe { libloading::Library::new(path) }.ok()?));
+    // SAFETY: that is the type of this function in every module.
     let entry = unsafe { library.get::<Entry>(b"C_GetFunctionList") }.ok()?;
     let mut list = std::ptr::null_mut();
+    // SAFETY: `list` is a place for the pointer.
     if unsafe { entry(&raw mut list) } != CKR_OK || list.is_null() {
         return None;
     }
+    // SAFETY: not null and of version 2, whose layout every 2.x and 3.x module keeps here.
     let real = unsafe { *list };
     let mut ours = real;
     table::replace(&mut ours);

@@ -1,4 +1,7 @@
-//! Calls as lines of JSON. Pointers and lengths are those that a PKCS#11 caller gave.
+//! Calls as lines of JSON.
+//!
+//! Every function here reads through pointers as the called function of PKCS#11 does: they are
+//! null, or point at as much as the caller says and, on success, as much as the module wrote.
 
 use std::{
     collections::HashMap,
@@ -10,8 +13,9 @@ use std::{
 };
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_BYTE, CK_ECDH1_DERIVE_PARAMS, CK_GCM_PARAMS, CK_MECHANISM, CK_RV, CK_ULONG,
-    CKM_AES_GCM, CKM_ECDH1_DERIVE, CKR_OK,
+    CK_ATTRIBUTE, CK_BYTE, CK_ECDH1_DERIVE_PARAMS, CK_GCM_PARAMS, CK_HKDF_PARAMS, CK_MECHANISM,
+    CK_RSA_PKCS_OAEP_PARAMS, CK_RV, CK_ULONG, CKM_AES_GCM, CKM_ECDH1_DERIVE, CKM_HKDF_DERIVE,
+    CKM_RSA_PKCS_OAEP, CKR_OK,
 };
 use serde_json::{Value, json};
 
@@ -20,8 +24,9 @@ struct Log {
     calls: u64,
 }
 
-/// Writes down one call. Fails loudly: a record with holes would prove nothing.
-pub(crate) fn record(function: &str, code: CK_RV, details: &Value) {
+/// Writes down one call; `injected` when the real module was not asked. Fails loudly: a record
+/// with holes would prove nothing.
+pub(crate) fn record(function: &str, code: CK_RV, injected: bool, details: &Value) {
     static LOG: OnceLock<Mutex<Log>> = OnceLock::new();
     let log = LOG.get_or_init(|| {
         let path = env::var_os("KASBAH_RECORDER_LOG").unwrap_or_else(|| "/dev/null".into());
@@ -33,7 +38,8 @@ pub(crate) fn record(function: &str, code: CK_RV, details: &Value) {
     log.calls += 1;
     let thread = format!("{:?}", thread::current().id());
     let line = json!({
-        "seq": log.calls, "function": function, "thread": thread, "rv": code, "details": details,
+        "seq": log.calls, "function": function, "thread": thread, "rv": code,
+        "injected": injected, "details": details,
     });
     if let Err(error) = writeln!(log.file, "{line}") {
         panic!("recorder: {error}");
@@ -61,6 +67,7 @@ pub(crate) fn input(data: *const CK_BYTE, len: CK_ULONG) -> Value {
     if data.is_null() {
         return Value::Null;
     }
+    // SAFETY: not null, so it is `len` bytes long.
     hex(unsafe { std::slice::from_raw_parts(data, usize::try_from(len).unwrap_or(0)) })
 }
 
@@ -69,12 +76,17 @@ pub(crate) fn output(code: CK_RV, data: *const CK_BYTE, len: *const CK_ULONG) ->
     if code != CKR_OK || data.is_null() || len.is_null() {
         return Value::Null;
     }
+    // SAFETY: not null, and the module has just written it.
     input(data, unsafe { *len })
 }
 
 /// A number that the call wrote.
 pub(crate) fn number(code: CK_RV, place: *const CK_ULONG) -> Value {
-    if code != CKR_OK || place.is_null() { Value::Null } else { json!(unsafe { *place }) }
+    if code != CKR_OK || place.is_null() {
+        return Value::Null;
+    }
+    // SAFETY: not null, and the module has just written it.
+    json!(unsafe { *place })
 }
 
 /// Numbers that the call wrote.
@@ -82,7 +94,9 @@ pub(crate) fn numbers(code: CK_RV, places: *const CK_ULONG, count: *const CK_ULO
     if code != CKR_OK || places.is_null() || count.is_null() {
         return Value::Null;
     }
+    // SAFETY: not null, and the module has just written it.
     let count = usize::try_from(unsafe { *count }).unwrap_or(0);
+    // SAFETY: not null, and the module has just written this many.
     json!(unsafe { std::slice::from_raw_parts(places, count) })
 }
 
@@ -92,6 +106,7 @@ pub(crate) fn attributes(template: *const CK_ATTRIBUTE, count: CK_ULONG) -> Valu
         return json!([]);
     }
     let count = usize::try_from(count).unwrap_or(0);
+    // SAFETY: not null, so it has this many entries.
     let template = unsafe { std::slice::from_raw_parts(template, count) };
     let pairs = template.iter().map(|attribute| {
         let known = attribute.ulValueLen != CK_ULONG::MAX;
@@ -104,20 +119,41 @@ pub(crate) fn attributes(template: *const CK_ATTRIBUTE, count: CK_ULONG) -> Valu
 
 /// Number and parameters of a mechanism; what its parameters point at where that matters.
 pub(crate) fn mechanism(mechanism: *const CK_MECHANISM) -> Value {
+    // SAFETY: null or a mechanism.
     let Some(mechanism) = (unsafe { mechanism.as_ref() }) else { return Value::Null };
-    let parameter = mechanism.pParameter;
     let decoded = match mechanism.mechanism {
-        CKM_ECDH1_DERIVE if !parameter.is_null() => {
-            let given = unsafe { &*parameter.cast::<CK_ECDH1_DERIVE_PARAMS>() };
-            input(given.pPublicData, given.ulPublicDataLen)
-        }
-        CKM_AES_GCM if !parameter.is_null() => {
-            let given = unsafe { &*parameter.cast::<CK_GCM_PARAMS>() };
-            input(given.pIv, given.ulIvLen)
-        }
-        _ => input(parameter.cast(), mechanism.ulParameterLen),
+        CKM_RSA_PKCS_OAEP => parameter(mechanism).map(|given: &CK_RSA_PKCS_OAEP_PARAMS| {
+            let label = input(given.pSourceData.cast(), given.ulSourceDataLen);
+            json!({ "hash": given.hashAlg, "mgf": given.mgf, "label": label })
+        }),
+        CKM_ECDH1_DERIVE => parameter(mechanism).map(|given: &CK_ECDH1_DERIVE_PARAMS| {
+            let public = input(given.pPublicData, given.ulPublicDataLen);
+            json!({ "kdf": given.kdf, "public": public })
+        }),
+        CKM_HKDF_DERIVE => parameter(mechanism).map(|given: &CK_HKDF_PARAMS| {
+            let (salt, info) =
+                (input(given.pSalt, given.ulSaltLen), input(given.pInfo, given.ulInfoLen));
+            json!({
+                "extract": given.bExtract, "expand": given.bExpand,
+                "hash": given.prfHashMechanism, "salt": salt, "info": info,
+            })
+        }),
+        CKM_AES_GCM => parameter(mechanism).map(|given: &CK_GCM_PARAMS| {
+            let (iv, aad) = (input(given.pIv, given.ulIvLen), input(given.pAAD, given.ulAADLen));
+            json!({ "iv": iv, "aad": aad, "tag_bits": given.ulTagBits })
+        }),
+        _ => None,
     };
-    json!({ "type": mechanism.mechanism, "parameter": decoded })
+    let raw = || input(mechanism.pParameter.cast(), mechanism.ulParameterLen);
+    json!({ "type": mechanism.mechanism, "parameter": decoded.unwrap_or_else(raw) })
+}
+
+/// The parameter block of a mechanism, if it has one of this type's size.
+fn parameter<T>(mechanism: &CK_MECHANISM) -> Option<&T> {
+    let fits = usize::try_from(mechanism.ulParameterLen) == Ok(size_of::<T>());
+    let block = mechanism.pParameter.cast::<T>();
+    // SAFETY: null, or as long as a `T`, which the mechanism says it is.
+    if fits { unsafe { block.as_ref() } } else { None }
 }
 
 fn hex(bytes: &[u8]) -> Value {

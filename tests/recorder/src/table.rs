@@ -21,12 +21,14 @@ macro_rules! recorded {
     ($($name:ident($($arg:ident: $kind:ty),*) => |$rv:ident| { $($details:tt)* };)*) => {
         $(
             unsafe extern "C" fn $name($($arg: $kind),*) -> CK_RV {
-                let $rv = match (fault(stringify!($name)), real().and_then(|list| list.$name)) {
+                let fault = fault(stringify!($name));
+                let $rv = match (fault, real().and_then(|list| list.$name)) {
                     (Some(code), _) => code,
+                    // SAFETY: our caller owes the real function exactly what it owes us.
                     (None, Some(function)) => unsafe { function($($arg),*) },
                     (None, None) => CKR_FUNCTION_NOT_SUPPORTED,
                 };
-                record(stringify!($name), $rv, &json!({ $($details)* }));
+                record(stringify!($name), $rv, fault.is_some(), &json!({ $($details)* }));
                 $rv
             }
         )*
@@ -47,16 +49,16 @@ recorded! {
     C_GetTokenInfo(slot: CK_SLOT_ID, a1: *mut CK_TOKEN_INFO) => |rv| { "slot": slot };
     C_GetMechanismList(slot: CK_SLOT_ID, a1: *mut CK_MECHANISM_TYPE, a2: *mut CK_ULONG) => |rv| { "slot": slot };
     C_GetMechanismInfo(slot: CK_SLOT_ID, a1: CK_MECHANISM_TYPE, a2: *mut CK_MECHANISM_INFO) => |rv| { "slot": slot };
-    C_InitToken(slot: CK_SLOT_ID, a1: *mut CK_UTF8CHAR, a2: CK_ULONG, a3: *mut CK_UTF8CHAR) => |rv| { "slot": slot };
-    C_InitPIN(session: CK_SESSION_HANDLE, a1: *mut CK_UTF8CHAR, a2: CK_ULONG) => |rv| { "session": session };
-    C_SetPIN(session: CK_SESSION_HANDLE, a1: *mut CK_UTF8CHAR, a2: CK_ULONG, a3: *mut CK_UTF8CHAR, a4: CK_ULONG) => |rv| { "session": session };
+    C_InitToken(slot: CK_SLOT_ID, a1: *mut CK_UTF8CHAR, a2: CK_ULONG, a3: *mut CK_UTF8CHAR) => |rv| { "slot": slot, "pin": "***" };
+    C_InitPIN(session: CK_SESSION_HANDLE, a1: *mut CK_UTF8CHAR, a2: CK_ULONG) => |rv| { "session": session, "pin": "***" };
+    C_SetPIN(session: CK_SESSION_HANDLE, a1: *mut CK_UTF8CHAR, a2: CK_ULONG, a3: *mut CK_UTF8CHAR, a4: CK_ULONG) => |rv| { "session": session, "pin": "***" };
     C_OpenSession(slot: CK_SLOT_ID, flags: CK_FLAGS, data: *mut c_void, notify: CK_NOTIFY, opened: *mut CK_SESSION_HANDLE) => |rv| { "slot": slot, "flags": flags, "session": number(rv, opened) };
     C_CloseSession(session: CK_SESSION_HANDLE) => |rv| { "session": session };
     C_CloseAllSessions(slot: CK_SLOT_ID) => |rv| { "slot": slot };
     C_GetSessionInfo(session: CK_SESSION_HANDLE, a0: *mut CK_SESSION_INFO) => |rv| { "session": session };
     C_GetOperationState(session: CK_SESSION_HANDLE, out: *mut CK_BYTE, out_len: *mut CK_ULONG) => |rv| { "session": session, "out": output(rv, out, out_len) };
     C_SetOperationState(session: CK_SESSION_HANDLE, data: *mut CK_BYTE, len: CK_ULONG, key: CK_OBJECT_HANDLE, other: CK_OBJECT_HANDLE) => |rv| { "session": session };
-    C_Login(session: CK_SESSION_HANDLE, a1: CK_USER_TYPE, a2: *mut CK_UTF8CHAR, a3: CK_ULONG) => |rv| { "session": session };
+    C_Login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE, a2: *mut CK_UTF8CHAR, a3: CK_ULONG) => |rv| { "session": session, "user": user, "pin": "***" };
     C_Logout(session: CK_SESSION_HANDLE) => |rv| { "session": session };
     C_CreateObject(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut CK_OBJECT_HANDLE) => |rv| { "session": session, "template": attributes(template, count), "object": number(rv, object) };
     C_CopyObject(session: CK_SESSION_HANDLE, from: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut CK_OBJECT_HANDLE) => |rv| { "session": session, "from": from, "template": attributes(template, count), "object": number(rv, object) };
