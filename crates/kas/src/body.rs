@@ -252,7 +252,7 @@ impl From<RawBinding> for Binding {
 }
 
 /// A message is a JSON object; derived code alone would take a list of its fields as well.
-struct Message<T>(T);
+pub(crate) struct Message<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Message<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

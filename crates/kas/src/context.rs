@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::{edge::Fault, encoding};
+use crate::{body::Message, edge::Fault, encoding};
 
 /// Name of the header.
 pub(crate) const HEADER: &str = "x-rewrap-additional-context";
@@ -25,7 +25,9 @@ struct Obligations {
 pub(crate) fn check(header: Option<&str>) -> Result<(), Fault> {
     let Some(header) = header.filter(|header| !header.is_empty()) else { return Ok(()) };
     let json = encoding::standard(header).ok_or(Fault::INVALID_CONTEXT)?;
-    let context: Context = serde_json::from_slice(&json).map_err(|_| Fault::INVALID_CONTEXT)?;
+    let context: Message<Context> =
+        serde_json::from_slice(&json).map_err(|_| Fault::INVALID_CONTEXT)?;
+    let context = context.0;
     let listed = context.obligations.and_then(|obligations| obligations.fulfillable_fqns);
     let sound = listed.iter().flatten().flatten().all(|fqn| {
         let fqn = fqn.trim();

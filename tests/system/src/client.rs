@@ -123,28 +123,25 @@ pub fn random_dek() -> Vec<u8> {
 /// When the key cannot be used.
 pub fn kao(kid: &str, pem: &str, dek: &[u8], policy: &str) -> Value {
     let spki = der(pem);
-    let mut kao = match PublicEncryptingKey::from_der(&spki) {
-        Ok(key) => {
-            let key = OaepPublicEncryptingKey::new(key).expect("an RSA key");
-            let mut wrapped = vec![0; key.ciphertext_size()];
-            key.encrypt(&OAEP_SHA1_MGF1SHA1, dek, &mut wrapped, None).expect("encryption");
-            json!({ "type": "wrapped", "wrappedKey": BASE64_STANDARD.encode(wrapped) })
-        }
-        Err(_) => {
-            let ephemeral = PrivateKey::generate(&ECDH_P256).expect("a key");
-            let key = derive(&ephemeral, &spki);
-            let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).expect("a key"));
-            let mut blob = vec![7; 12];
-            let nonce = Nonce::assume_unique_for_key([7; 12]);
-            let mut body = dek.to_vec();
-            key.seal_in_place_append_tag(nonce, Aad::empty(), &mut body).expect("encryption");
-            blob.extend(body);
-            json!({
-                "type": "ec-wrapped",
-                "wrappedKey": BASE64_STANDARD.encode(blob),
-                "ephemeralPublicKey": SessionKey::Ec(ephemeral).pem(),
-            })
-        }
+    let mut kao = if let Ok(key) = PublicEncryptingKey::from_der(&spki) {
+        let key = OaepPublicEncryptingKey::new(key).expect("an RSA key");
+        let mut wrapped = vec![0; key.ciphertext_size()];
+        key.encrypt(&OAEP_SHA1_MGF1SHA1, dek, &mut wrapped, None).expect("encryption");
+        json!({ "type": "wrapped", "wrappedKey": BASE64_STANDARD.encode(wrapped) })
+    } else {
+        let ephemeral = PrivateKey::generate(&ECDH_P256).expect("a key");
+        let key = derive(&ephemeral, &spki);
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).expect("a key"));
+        let mut blob = vec![7; 12];
+        let nonce = Nonce::assume_unique_for_key([7; 12]);
+        let mut body = dek.to_vec();
+        key.seal_in_place_append_tag(nonce, Aad::empty(), &mut body).expect("encryption");
+        blob.extend(body);
+        json!({
+            "type": "ec-wrapped",
+            "wrappedKey": BASE64_STANDARD.encode(blob),
+            "ephemeralPublicKey": SessionKey::Ec(ephemeral).pem(),
+        })
     };
     kao["kid"] = kid.into();
     kao["url"] = "http://localhost:8080".into();

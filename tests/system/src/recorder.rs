@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::server::built;
+
 /// A recording module around a real one.
 pub struct Recorder {
     dir: TempDir,
@@ -24,6 +26,8 @@ pub struct Call {
     pub function: String,
     /// Its return code.
     pub rv: u64,
+    /// Whether that code is an injected fault, so the real module was not asked.
+    pub injected: bool,
     /// What went in and came out.
     pub details: Value,
 }
@@ -40,16 +44,30 @@ impl Recorder {
         Self { dir }
     }
 
-    /// Path of the recording module.
+    /// Has the `from`th and every later call of `function` answer `code` instead of reaching the
+    /// real module; for the start of a test.
+    pub fn fault(&self, function: &str, code: u64, from: u64) {
+        set_env("KASBAH_RECORDER_FAULT", &format!("{function}:{code:#x}:{from}"));
+    }
+
+    /// Path of the recording module: `KASBAH_RECORDER_LIB`, or what cargo built.
     ///
     /// # Panics
     /// When it is not built.
     pub fn module() -> PathBuf {
-        let test = env::current_exe().expect("a test has a path");
-        let target = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
-        let module = target.join("libkasbah_recorder.so");
-        assert!(module.exists(), "{} is missing; cargo build -p kasbah-recorder", module.display());
+        let module = env::var_os("KASBAH_RECORDER_LIB")
+            .map_or_else(|| built("libkasbah_recorder.so"), PathBuf::from);
+        let path = module.display();
+        assert!(module.exists(), "{path} is missing: run `cargo build -p kasbah-recorder`");
         module
+    }
+
+    /// The record so far, as text.
+    ///
+    /// # Panics
+    /// When nothing was recorded.
+    pub fn text(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).expect("something was recorded")
     }
 
     /// What was recorded so far.
@@ -57,11 +75,11 @@ impl Recorder {
     /// # Panics
     /// When nothing was.
     pub fn calls(&self) -> Vec<Call> {
-        let log = fs::read_to_string(self.dir.path().join("log")).expect("something was recorded");
-        log.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+        let parse = |line| serde_json::from_str(line).expect("a line is JSON");
+        self.text().lines().map(parse).collect()
     }
 
-    /// Forgets what was recorded so far: only later calls count.
+    /// Number of the last call so far.
     pub fn mark(&self) -> u64 {
         self.calls().last().map_or(0, |call| call.seq)
     }
@@ -84,8 +102,17 @@ impl Call {
     }
 
     /// Bytes in its details.
+    ///
+    /// # Panics
+    /// When the recorder wrote something else there.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         self.details[name].as_str().map(|text| hex::decode(text).expect("hex"))
+    }
+
+    /// The value of an attribute in a template, or one that was read.
+    pub fn attribute(&self, list: &str, kind: u64) -> Option<&str> {
+        let mut pairs = self.details[list].as_array()?.iter();
+        pairs.find(|pair| pair[0] == kind).and_then(|pair| pair[1].as_str())
     }
 
     /// Whether these bytes occur anywhere in it.

@@ -128,7 +128,7 @@ impl Setup {
         let start = Instant::now();
         while TcpStream::connect(&server.address).is_err() {
             let ended = server.child.try_wait().expect("it is our child");
-            let waited = start.elapsed() > Duration::from_secs(60);
+            let waited = start.elapsed() > Duration::from_mins(1);
             assert!(ended.is_none() && !waited, "kasbah serve: {ended:?}\n{}", server.log());
             thread::sleep(Duration::from_millis(50));
         }
@@ -201,19 +201,26 @@ impl Drop for Server {
     }
 }
 
-/// The `kasbah` command, built by `cargo build -p kasbah-cli`.
+/// The `kasbah` command: `KASBAH_BIN`, or what `cargo build -p kasbah-cli` built.
 ///
 /// # Panics
 /// When it is not built.
 pub fn kasbah() -> Command {
-    let test = env::current_exe().expect("a test has a path");
-    let target = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
-    let binary = target.join("kasbah");
-    assert!(binary.exists(), "{} is missing; cargo build -p kasbah-cli", binary.display());
+    let binary = env::var_os("KASBAH_BIN").map_or_else(|| built("kasbah"), PathBuf::from);
+    assert!(binary.exists(), "{} is missing: run `cargo build -p kasbah-cli`", binary.display());
     let mut command = Command::new(binary);
     // The server is to see its own configuration, not what the test set for itself.
     command.env_remove("SOFTHSM2_CONF").env_remove("KRYOPTIC_CONF").env("RUST_LOG", "info");
     command
+}
+
+/// Where cargo puts what this workspace builds, in the profile of this test.
+///
+/// # Panics
+/// When the test is not where cargo puts tests.
+pub fn built(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("a test has a path");
+    test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join(name)
 }
 
 fn push(list: &mut Value, item: Value) {

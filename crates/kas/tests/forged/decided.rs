@@ -1,0 +1,4 @@
+//! The decision itself is not for others to call.
+fn main() {
+    let _ = kasbah_kas::access::decide;
+}

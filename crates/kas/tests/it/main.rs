@@ -1,0 +1,12 @@
+//! The real server on a real socket, asked by hand-written requests.
+#![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
+
+mod audit;
+mod auth;
+mod builder;
+mod harness;
+mod limits;
+mod managers;
+mod public_key;
+mod rewrap;
+mod token;
