@@ -150,7 +150,7 @@ pub(crate) fn examine(
     let enforced = is_rsa && sealed.is_ok() && gap.is_none();
     let sealed = sealed.map_err(|refusal| refusal.reason());
     let report = Report { sealed, enforced, gap, exposure };
-    tracing::info!(kid = %key.kid, ?report, boundary = abilities.boundary.as_str(), "key examined");
+    tracing::debug!(kid = %key.kid, ?report, boundary = abilities.boundary.as_str(), "key examined");
     damage(ledger, private, key, &report);
     Ok(report)
 }
