@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_767_225_600;
-    const SKEW: Duration = Duration::from_secs(60);
+    const SKEW: Duration = Duration::from_mins(1);
 
     fn open_at_now(token: &str) -> Result<String, Fault> {
         open(token, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW), SKEW)

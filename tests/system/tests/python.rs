@@ -1,5 +1,4 @@
-//! A client nobody here wrote: Python's gRPC with the messages that PyPI's `otdf-python` ships.
-#![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
+//! A client nobody here wrote: Python's gRPC with the messages that `otdf-python` ships.
 
 use std::{path::Path, process::Command};
 

@@ -1,5 +1,4 @@
 //! SIGTERM: nothing new, what is under way finishes, the sessions close.
-#![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
 
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ async fn requests_under_way_finish() {
         "kid": "r1", "algorithm": "rsa:4096", "provider": "softhsm", "key": "pkcs11:object=r1",
     }));
     let mut server = setup.serve();
-    let kas = server.connect("alice").await;
+    let connection = server.connect("alice").await;
 
     // At several milliseconds each, this takes about a second of the token's time.
     let (deks, kaos): (Vec<_>, Vec<_>) = (0..200)
@@ -44,7 +43,7 @@ async fn requests_under_way_finish() {
     let client = SessionKey::rsa();
     let request = body(&client, POLICY, &kaos);
     let under_way = tokio::spawn({
-        let kas = kas.clone();
+        let kas = connection.clone();
         async move { kas.rewrap(&request).await }
     });
     tokio::time::sleep(Duration::from_millis(150)).await;
