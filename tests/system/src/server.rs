@@ -35,7 +35,8 @@ pub struct Setup {
 pub struct Server {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
-    address: String,
+    /// Where it listens.
+    pub address: String,
     issuer: Issuer,
     _dir: TempDir,
 }

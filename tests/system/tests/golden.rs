@@ -3,6 +3,7 @@
 
 use std::{fs, sync::Arc};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use kasbah_basic::wrap_private_key;
 use kasbah_crypto::{PrivateKeyParts, envelope::RootKey};
@@ -81,6 +82,7 @@ async fn opens_and_guards(server: &Server, custody: &str, manager: &str) {
             assert_eq!(answer.custody, custody, "{}", golden.name);
             let payload = tdf::payload(golden.tdf, &answer.dek);
             assert_eq!(payload.len() as u64, golden.plain_len);
+            assert_eq!(hex::encode(digest(&SHA256, &payload)), golden.plain_sha256);
         }
         version_1(&kas, &golden).await;
         one_flipped_bit(&kas, &golden).await;

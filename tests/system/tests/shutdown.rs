@@ -1,6 +1,6 @@
 //! SIGTERM: nothing new, what is under way finishes, the sessions close.
 
-use std::time::Duration;
+use std::{net::TcpStream, time::Duration};
 
 use kasbah_crypto::Algorithm;
 use kasbah_pkcs11::{
@@ -49,6 +49,10 @@ async fn requests_under_way_finish() {
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert!(!under_way.is_finished(), "the request was over before the signal");
     server.terminate();
+    while TcpStream::connect(&server.address).is_ok() {
+        assert!(!under_way.is_finished(), "it took new connections until the end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let response = under_way.await.unwrap().unwrap();
     for (answer, dek) in results(&client, &response).iter().zip(&deks) {
         assert_eq!(&answer.as_ref().unwrap().dek, dek);
