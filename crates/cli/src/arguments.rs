@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench, config_check, dev, hsm, output::Output, serve, smoke};
+use crate::{bench, config_check, dev, hsm, log::Format, output::Output, serve, smoke};
 
 /// A Key Access Server for OpenTDF whose keys live in PKCS#11 hardware, and its tools.
 ///
@@ -38,4 +38,13 @@ pub(crate) struct ConfigFile {
     /// and so on, with two underscores between levels
     #[arg(long = "config", value_name = "FILE")]
     pub(crate) file: PathBuf,
+}
+
+/// How a server logs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogArguments {
+    /// How lines of the log look, on standard error; `RUST_LOG` says what is logged, `info` by
+    /// default. Audit events, beside them, are always JSON
+    #[arg(long = "log-format", value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) format: Format,
 }

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
 use crate::{
+    arguments::LogArguments,
     config::Config,
     exit::{Exit, Failure, OrExit},
     output::{Output, columns, print},
@@ -54,6 +55,8 @@ pub(crate) struct Arguments {
     /// Another PKCS#11 library than SoftHSM: Kryoptic
     #[arg(long, value_name = "PATH")]
     module: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArguments,
 }
 
 #[derive(Debug, Clone)]
@@ -83,7 +86,7 @@ pub(crate) fn plan(arguments: Arguments, output: Output) -> Result<Plan, Failure
     let environment = token.environment();
     let imports = arguments.imports;
     let task = async move { run(directory, &token, &imports, listener, output).await };
-    Ok(Plan::server(task).with_environment(environment))
+    Ok(Plan::server(arguments.log.format, task).with_environment(environment))
 }
 
 async fn run(

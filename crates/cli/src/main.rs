@@ -40,9 +40,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Plan { environment, level, task } = plan(arguments)?;
+    let Plan { environment, log, task } = plan(arguments)?;
     environment.apply();
-    log::start(level);
+    log.start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

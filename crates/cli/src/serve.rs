@@ -3,7 +3,7 @@
 use tokio::net::TcpListener;
 
 use crate::{
-    arguments::ConfigFile,
+    arguments::{ConfigFile, LogArguments},
     config::Config,
     exit::{Exit, Failure, OrExit},
     plan::Plan,
@@ -18,13 +18,15 @@ use crate::{
 pub(crate) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
+    #[command(flatten)]
+    log: LogArguments,
 }
 
 /// Plans the server.
 pub(crate) fn plan(arguments: &Arguments) -> Result<Plan, Failure> {
     let mut config = Config::load(&arguments.config.file).or_exit(Exit::Usage)?;
     let environment = std::mem::take(&mut config.environment);
-    Ok(Plan::server(serve(config)).with_environment(environment))
+    Ok(Plan::server(arguments.log.format, serve(config)).with_environment(environment))
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
