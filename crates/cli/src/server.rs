@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
+use futures_util::future::join_all;
 use kasbah_basic::{BasicFactory, RootKeys};
 use kasbah_crypto::envelope::RootKey;
 use kasbah_kas::{Kas, Keyring, ServeError, StderrSink};
@@ -229,54 +230,81 @@ fn root_keys(config: &Config) -> Result<Option<RootKeys>, Failure> {
     RootKeys::new(default, keys).map(Some).or_exit(Exit::Usage)
 }
 
-/// Builds every manager and uses every key once.
+/// Builds every manager and uses every key once. Providers are asked at the same time, the keys of
+/// one in turn: its queue may be short.
 async fn prove(
     service: &KeyService,
     keys: Vec<KeyDetails>,
     providers: &[Provider],
 ) -> Result<Vec<ProvenKey>, Failure> {
-    let is_optional = |config: &Option<Arc<ProviderConfig>>| {
-        config.as_ref().is_some_and(|config| {
-            providers
-                .iter()
-                .any(|provider| !provider.required && Arc::ptr_eq(&provider.config, config))
-        })
-    };
+    let mut of_provider: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (index, key) in keys.into_iter().enumerate() {
+        let provider = key.provider.as_ref().map(|config| config.name.clone());
+        of_provider.entry(provider).or_default().push((index, key));
+    }
+    let turns = of_provider.into_values().map(|keys| prove_in_turn(service, keys, providers));
+    let mut proven: Vec<_> = join_all(turns).await.into_iter().flatten().collect();
+    proven.sort_unstable_by_key(|(index, _)| *index);
+    proven.into_iter().map(|(_, key)| key).collect()
+}
+
+/// Up to the first key that does not work.
+async fn prove_in_turn(
+    service: &KeyService,
+    keys: Vec<(usize, KeyDetails)>,
+    providers: &[Provider],
+) -> Vec<(usize, Result<ProvenKey, Failure>)> {
     let mut proven = Vec::new();
-    for key in keys {
-        let (manager, custody) = match probe(service, &key).await {
-            Ok((manager, custody)) => (manager, Some(custody)),
-            Err(error) if is_optional(&key.provider) => {
+    for (index, key) in keys {
+        let result = prove_key(service, key, providers).await;
+        let is_end = result.is_err();
+        proven.push((index, result));
+        if is_end {
+            break;
+        }
+    }
+    proven
+}
+
+async fn prove_key(
+    service: &KeyService,
+    key: KeyDetails,
+    providers: &[Provider],
+) -> Result<ProvenKey, Failure> {
+    let (manager, custody) = match probe(service, &key).await {
+        Ok((manager, custody)) => (manager, Some(custody)),
+        Err(error) => match &key.provider {
+            Some(config) if is_optional(config, providers) => {
                 let error = sentence(&error.into());
                 tracing::warn!(kid = %key.kid, error, "key is not ready; its provider is optional");
-                (
-                    key.provider.as_ref().map(|config| config.manager.clone()).unwrap_or_default(),
-                    None,
-                )
+                (config.manager.clone(), None)
             }
-            Err(error) => return Err(unproven(&key, error)),
-        };
-        if let Some(custody) = custody {
-            tracing::info!(
-                kid = %key.kid,
-                algorithm = %key.algorithm,
-                manager,
-                custody = %custody.level,
-                enforced_by_key = custody.enforced_by_key,
-                boundary = custody.boundary.as_str(),
-                legacy = key.legacy,
-                "key is ready"
-            );
-        }
-        proven.push(ProvenKey {
-            kid: key.kid.to_string(),
-            algorithm: key.algorithm,
+            _ => return Err(unproven(&key, error)),
+        },
+    };
+    if let Some(custody) = custody {
+        tracing::info!(
+            kid = %key.kid,
+            algorithm = %key.algorithm,
             manager,
-            public_key: key.public_key,
-            custody,
-        });
+            custody = %custody.level,
+            enforced_by_key = custody.enforced_by_key,
+            boundary = custody.boundary.as_str(),
+            legacy = key.legacy,
+            "key is ready"
+        );
     }
-    Ok(proven)
+    Ok(ProvenKey {
+        kid: key.kid.to_string(),
+        algorithm: key.algorithm,
+        manager,
+        public_key: key.public_key,
+        custody,
+    })
+}
+
+fn is_optional(config: &Arc<ProviderConfig>, providers: &[Provider]) -> bool {
+    providers.iter().any(|provider| !provider.required && Arc::ptr_eq(&provider.config, config))
 }
 
 async fn probe(service: &KeyService, key: &KeyDetails) -> Result<(String, Custody), Error> {
