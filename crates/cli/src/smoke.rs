@@ -1,7 +1,7 @@
 //! `kasbah smoke`
 
 use std::{
-    fs::File,
+    fs::{self, File},
     num::NonZeroU32,
     path::PathBuf,
     time::{Duration, Instant},
@@ -9,14 +9,14 @@ use std::{
 
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use kasbah_trust::{Algorithm, Dek, SecretSource};
+use kasbah_trust::{Algorithm, Dek, PublicKey, SecretSource};
 use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    client::Client,
+    client::{Client, KasKey},
     exit::{Exit, Failure, OrExit},
     output::Output,
     plan::Plan,
@@ -37,6 +37,13 @@ pub(crate) struct Arguments {
     /// Which of the server's keys to wrap with
     #[arg(long, default_value = "rsa:2048", conflicts_with = "tdf")]
     algorithm: Algorithm,
+    /// Expect the server to hand out this key; with --public-key-file, ask about a key that it does
+    /// not hand out, such as a legacy one
+    #[arg(long, conflicts_with = "tdf")]
+    kid: Option<String>,
+    /// PEM of the public key of --kid
+    #[arg(long, value_name = "FILE", requires = "kid", conflicts_with = "algorithm")]
+    public_key_file: Option<PathBuf>,
     /// What kind of key to have the answer encrypted to
     #[arg(long, value_name = "ALGORITHM", default_value = "rsa:2048")]
     client: Algorithm,
@@ -105,7 +112,7 @@ pub(crate) fn plan(arguments: Arguments, output: Output) -> Plan {
 
 async fn rewrap(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     let mut client = connect(arguments).await?;
-    let key = client.public_key(arguments.algorithm).await?;
+    let key = key(arguments, &mut client).await?;
     let mut latencies = Vec::new();
     let mut custody = None;
     for _ in 0..arguments.count.get() {
@@ -123,14 +130,35 @@ async fn rewrap(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     }
     let report = Report {
         ok: true,
+        algorithm: key.public_key.algorithm().map_or("unknown", Algorithm::as_str),
         kid: key.kid,
-        algorithm: arguments.algorithm.as_str(),
         client: arguments.client.as_str(),
         custody,
         count: arguments.count.get(),
         latency_us: Latency::of(latencies),
     };
     output.print(&report, told)
+}
+
+/// The key to wrap with.
+async fn key(arguments: &Arguments, client: &mut Client) -> Result<KasKey, Failure> {
+    if let (Some(kid), Some(file)) = (&arguments.kid, &arguments.public_key_file) {
+        let text = fs::read_to_string(file)
+            .with_context(|| format!("--public-key-file: cannot read {}", file.display()))
+            .or_exit(Exit::Usage)?;
+        let public_key =
+            PublicKey::from_pem(&text).context("--public-key-file").or_exit(Exit::Usage)?;
+        return Ok(KasKey { kid: kid.clone(), public_key });
+    }
+    let key = client.public_key(arguments.algorithm).await?;
+    match &arguments.kid {
+        Some(kid) if *kid != key.kid => Err(Failure::not_fine(format!(
+            "the server hands out {} for {}, not {kid}; to ask about {kid}, give its public key \
+             with --public-key-file",
+            key.kid, arguments.algorithm
+        ))),
+        _ => Ok(key),
+    }
 }
 
 async fn open(

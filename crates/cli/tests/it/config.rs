@@ -2,8 +2,10 @@
 
 use std::fs;
 
-use crate::common::{Kasbah, Scratch};
+use kasbah_crypto::{Algorithm, PrivateKey};
 use serde_json::Value;
+
+use crate::common::{Kasbah, Scratch};
 
 /// A configuration that is fine; each bad one changes a line of it.
 const GOOD: &str = r#"
@@ -73,6 +75,17 @@ fn a_good_one_is_fine() {
         (0, &true.into(), &Value::Array(vec![]))
     );
     assert_eq!(report["warnings"], Value::Array(vec![]), "{report}");
+}
+
+#[test]
+fn the_documented_one_is_fine() {
+    let scratch = scratch();
+    let documentation = include_str!("../../../../docs/configuration.md");
+    let sample = documentation.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let key = PrivateKey::generate(Algorithm::Rsa2048).unwrap().public_key();
+    scratch.write("b1.pem", &key.to_pem());
+    let (code, report) = check(&scratch, sample);
+    assert_eq!((code, &report["warnings"]), (0, &Value::Array(vec![])), "{report}");
 }
 
 #[test]

@@ -102,3 +102,43 @@ fn what_is_refused_exits_with_1() {
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     assert!(ended.stderr.contains("--token-file"), "{}", ended.stderr);
 }
+
+#[test]
+fn a_key_that_is_not_handed_out_can_be_asked_about() {
+    let scratch = Scratch::new();
+    let server = Server::dev(&scratch);
+    let ready = server.ready();
+    let (url, token) = (ready["url"].as_str().unwrap(), ready["access_token"].as_str().unwrap());
+    assert_eq!(smoke(url, token, ["--kid", "r1"]).code, 0);
+    let other = smoke(url, token, ["--kid", "b1"]);
+    assert_eq!(other.code, 1, "{}", other.stderr);
+    assert!(other.stderr.contains("the server hands out r1 for rsa:2048, not b1"));
+
+    let file = scratch.path().join("dev/b1.pem");
+    let file = file.to_str().unwrap();
+    let given = smoke(url, token, ["--kid", "b1", "--public-key-file", file]);
+    assert_eq!(given.code, 0, "{}", given.stderr);
+    assert_eq!(
+        (&given.json()["kid"], &given.json()["custody"]),
+        (&"b1".into(), &"transient".into())
+    );
+    let wrong = smoke(url, token, ["--kid", "r1", "--public-key-file", file]);
+    assert_eq!(wrong.code, 1, "{}", wrong.stderr);
+    let no_key = scratch.write("no.pem", "nothing");
+    let no_key = smoke(url, token, ["--kid", "r1", "--public-key-file", no_key.to_str().unwrap()]);
+    assert_eq!(no_key.code, 2, "{}", no_key.stderr);
+}
+
+#[test]
+fn its_log_can_be_json() {
+    let scratch = Scratch::new();
+    let server = Server::dev_with(&scratch, &["--log-format", "json"]);
+    let log = server.log();
+    let kids: Vec<_> = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect(line))
+        .filter(|line| line["message"] == "key is ready")
+        .map(|line| line["kid"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(kids.len(), 3, "{log}");
+}
