@@ -103,3 +103,34 @@ fn shape(line: &Value) {
         assert!(audit["eventMetaData"].get(name).is_some(), "{name} in {audit}");
     }
 }
+
+#[tokio::test]
+async fn events_never_hold_tokens_or_keys() {
+    let key = key("r1", RSA);
+    let server = Server::start(vec![key.clone()]).await;
+    let dek = dek();
+    let kao = kao("k", &key, &dek, OPEN_POLICY);
+    let body = body(&Session::new(RSA).public_key(), &[entry("p", OPEN_POLICY, &[&kao])]);
+    let token = srt(&body);
+    let mut request = request(&token);
+    request.metadata_mut().insert("authorization", "Bearer very-secret-token".parse().unwrap());
+    server.send(request).await.unwrap();
+    let event = server.audit.take().remove(0);
+    let text = format!("{}{event:?}", event.to_json());
+    for secret in ["very-secret-token", &token, &hex::encode(dek.expose_secret())] {
+        assert!(!text.contains(secret));
+    }
+    assert!(!text.contains(kao["keyAccessObject"]["wrappedKey"].as_str().unwrap()));
+}
+
+#[tokio::test]
+async fn a_request_id_that_is_no_uuid_is_replaced() {
+    let key = key("r1", RSA);
+    let server = Server::start(vec![key.clone()]).await;
+    let kao = kao("k", &key, &dek(), OPEN_POLICY);
+    let body = body(&Session::new(P256).public_key(), &[entry("p", OPEN_POLICY, &[&kao])]);
+    let mut request = request(&srt(&body));
+    request.metadata_mut().insert("x-request-id", "forged\\nline".parse().unwrap());
+    server.send(request).await.unwrap();
+    assert_eq!(server.audit.take()[0].request.get_version_num(), 4);
+}

@@ -4,9 +4,14 @@
 mod audit;
 mod auth;
 mod builder;
+mod concurrency;
 mod harness;
+mod jwt;
 mod limits;
 mod managers;
 mod public_key;
+mod recipients;
 mod rewrap;
+mod scripted;
+mod shutdown;
 mod token;

@@ -222,34 +222,3 @@ async fn managers_that_cannot_be_had_are_outages() {
         "an unknown kid"
     );
 }
-
-#[tokio::test]
-async fn a_signal_lets_requests_finish_and_closes_the_door() {
-    let key = faulty("together");
-    let mut server = server(vec![key.clone()]).await;
-    let client = Session::new(RSA).public_key();
-    let rewrap = |count: usize| {
-        let kaos: Vec<_> =
-            (0..count).map(|n| kao(&format!("k{n}"), &key, &dek(), OPEN_POLICY)).collect();
-        let refs: Vec<&Value> = kaos.iter().collect();
-        body(&client, &[entry("p", OPEN_POLICY, &refs)])
-    };
-    // Three wait for a fourth, which comes after the signal on the connection that is open.
-    let (first, last) = (rewrap(3), rewrap(1));
-    let rpc = server.client.clone();
-    let waiting = tokio::spawn({
-        let mut rpc = rpc.clone();
-        async move { rpc.rewrap(crate::harness::request(&crate::harness::srt(&first))).await }
-    });
-    let joining = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        rpc.clone().rewrap(crate::harness::request(&crate::harness::srt(&last))).await
-    });
-    tokio::time::sleep(Duration::from_millis(350)).await;
-    let address = server.address;
-    server.signal();
-    assert!(waiting.await.unwrap().is_ok());
-    assert!(joining.await.unwrap().is_ok());
-    server.end().await.unwrap();
-    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "it still listens");
-}
