@@ -41,7 +41,8 @@ pub(crate) fn record(function: &str, code: CK_RV, injected: bool, details: &Valu
         "seq": log.calls, "function": function, "thread": thread, "rv": code,
         "injected": injected, "details": details,
     });
-    if let Err(error) = writeln!(log.file, "{line}") {
+    // In one piece: a test may read while others write.
+    if let Err(error) = log.file.write_all(format!("{line}\n").as_bytes()) {
         panic!("recorder: {error}");
     }
 }

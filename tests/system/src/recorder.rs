@@ -62,12 +62,13 @@ impl Recorder {
         module
     }
 
-    /// The record so far, as text.
+    /// The record so far, as text; whole lines only, for another may be on its way.
     ///
     /// # Panics
     /// When nothing was recorded.
     pub fn text(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).expect("something was recorded")
+        let log = fs::read_to_string(self.dir.path().join("log")).expect("something was recorded");
+        log.rsplit_once('\n').map(|(whole, _)| whole.to_owned()).unwrap_or_default()
     }
 
     /// What was recorded so far.

@@ -15,7 +15,8 @@ use cryptoki::{
 };
 use cryptoki_sys::{
     CKA_CLASS, CKA_MODULUS, CKA_VALUE, CKM_ECDH1_DERIVE, CKM_HKDF_DERIVE, CKM_RSA_PKCS_OAEP,
-    CKM_SHA256_HMAC, CKO_PUBLIC_KEY, CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED,
+    CKM_SHA256_HMAC, CKO_PUBLIC_KEY, CKR_ATTRIBUTE_TYPE_INVALID, CKR_DEVICE_ERROR,
+    CKR_FUNCTION_FAILED,
 };
 use kasbah_crypto::{
     Algorithm, Curve, Dek, PolicyBinding, PrivateKey, PrivateKeyParts, PublicKey, WrappedDek,
@@ -477,15 +478,16 @@ async fn transient_hardened_rsa_shows_a_wrap_for_the_host() {
     assert!(wraps.iter().all(|wrap| !is_for_client(&calls, wrap, &client)));
 }
 
-/// A device that answers `code` to `function` after some good rewraps: what the manager says then.
-async fn fails_later(rig: &Rig, function: &str, code: u64) -> Vec<Error> {
-    rig.recorder.fault(function, code, 100);
+/// A device that answers `code` to `function` from one call on, after some good rewraps: what the
+/// manager says then.
+async fn fails_later(rig: &Rig, function: &str, code: u64, from: u64) -> Vec<Error> {
+    rig.recorder.fault(function, code, from);
     let key = rig.generate(Algorithm::Rsa2048);
     let manager = rig.manager("require-sealed").await.unwrap();
     let client = Client::new(Algorithm::Rsa2048);
     Sample::new(&key).rewrap(&*manager, &key, &client).await.unwrap();
     let mut errors = Vec::new();
-    for _ in 0..120 {
+    for _ in 0..from {
         errors.extend(Sample::new(&key).rewrap(&*manager, &key, &client).await.err());
         if errors.len() == 3 {
             break;
@@ -501,7 +503,7 @@ async fn fails_later(rig: &Rig, function: &str, code: u64) -> Vec<Error> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_error_never_looks_like_tampering() {
     let rig = Rig::new(SoftHsm::fresh());
-    for error in fails_later(&rig, "C_UnwrapKey", CKR_DEVICE_ERROR).await {
+    for error in fails_later(&rig, "C_UnwrapKey", CKR_DEVICE_ERROR, 100).await {
         assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
     }
 }
@@ -509,16 +511,32 @@ async fn a_device_error_never_looks_like_tampering() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_mac_nothing_is_wrapped() {
     let rig = Rig::new(SoftHsm::fresh());
-    for error in fails_later(&rig, "C_Sign", CKR_FUNCTION_FAILED).await {
+    for error in fails_later(&rig, "C_Sign", CKR_FUNCTION_FAILED, 100).await {
         assert!(matches!(error, Error::Internal(_) | Error::Unavailable(_)), "{error:?}");
     }
+    assert_nothing_wrapped_after_fault(&rig);
+}
+
+/// A sealed data key is one that the token says it is, every time: the self-test of the key was
+/// good here.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_read_back_nothing_is_wrapped() {
+    let rig = Rig::new(SoftHsm::fresh());
+    let code = CKR_ATTRIBUTE_TYPE_INVALID;
+    for error in fails_later(&rig, "C_GetAttributeValue", code, 400).await {
+        assert!(matches!(error, Error::NotPermitted(_)), "{error:?}");
+    }
+    assert_nothing_wrapped_after_fault(&rig);
+}
+
+fn assert_nothing_wrapped_after_fault(rig: &Rig) {
     let calls = rig.recorder.calls();
     let fault = calls.iter().position(|call| call.injected).unwrap();
     assert!(!calls[fault..].iter().any(|call| call.is("C_WrapKey")));
     // Other than the key pair itself.
-    let live = left_behind(&calls);
     let key_pair = calls.iter().find(|call| call.is("C_GenerateKeyPair")).unwrap();
-    assert_eq!(live, made(key_pair).into_iter().collect(), "an unchecked data key stayed");
+    let live = left_behind(&calls);
+    assert_eq!(live, made(key_pair).into_iter().collect(), "an unproven data key stayed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
