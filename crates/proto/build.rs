@@ -7,9 +7,10 @@ use prost::Message;
 const FILES: [&str; 1] = ["kas/kas.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");
+    // Read when it runs: a build script outlives the checkout it was compiled in.
+    let root = format!("{}/../../proto", std::env::var("CARGO_MANIFEST_DIR")?);
     println!("cargo:rerun-if-changed={root}");
-    let mut compiler = protox::Compiler::new([root])?;
+    let mut compiler = protox::Compiler::new([&root])?;
     compiler.include_imports(true).include_source_info(false);
     compiler.open_files(FILES)?;
     let set = prost_types::FileDescriptorSet::decode(&*compiler.encode_file_descriptor_set())?;
