@@ -211,6 +211,7 @@ fn seals(
 ) -> Result<Result<DekTemplate, Refusal>, Fault> {
     let walk = || {
         let dek = rewrap::unwrap_sealed(ledger, private, &sample.wrapped, template)?;
+        rewrap::check_unreadable(ledger, &dek)?;
         rewrap::verify_binding(ledger, &dek, POLICY, &sample.binding)?;
         rewrap::wrap_oaep(ledger, &dek, client()?.0)
     };
