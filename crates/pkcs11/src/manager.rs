@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, atomic::Ordering},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use kasbah_crypto::{
     PublicKey, WrappedDek,
     ec::{EcPublicKey, NONCE_LEN, TAG_LEN},
@@ -18,10 +18,7 @@ use kasbah_trust::{
     Custody, CustodyPolicy, Deadline, Error, Health, KeyDetails, KeyManager, KeyMode, ProtectedKey,
     Recipient, Result, RewrapRequest, RewrappedKey, SoftwareKey,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout_at,
-};
+use tokio::{sync::oneshot, time::timeout_at};
 
 use crate::{
     MANAGER,
@@ -56,8 +53,31 @@ pub struct HsmManager {
     /// `None` once closed.
     jobs: Mutex<Option<Sender<Ticket>>>,
     keys: Mutex<HashMap<String, Arc<Key>>>,
-    /// Ends when the last worker has.
-    ended: tokio::sync::Mutex<mpsc::Receiver<()>>,
+    workers: Arc<Workers>,
+}
+
+/// The threads of a manager.
+#[derive(Debug)]
+struct Workers {
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Disconnected once the last of them is done.
+    done: Receiver<()>,
+}
+
+impl Workers {
+    /// Waits until no thread is in the module any more, [`DRAIN_WAIT`] at most; blocks. Joining
+    /// matters: a thread that ends still runs the module's clean-up of thread-local data, which
+    /// must not meet the clean-up of the process.
+    fn join(&self) -> bool {
+        if self.done.recv_timeout(DRAIN_WAIT) == Err(RecvTimeoutError::Timeout) {
+            return false;
+        }
+        for thread in lock(&self.threads).drain(..) {
+            // A worker that panicked has said so; there is nobody else to tell.
+            let _ = thread.join();
+        }
+        true
+    }
 }
 
 impl HsmManager {
@@ -73,7 +93,8 @@ impl HsmManager {
             (0..settings.workers).map(|_| bounded(recipient::MAX_LIVE + 8)).collect();
         let senders = controls.iter().map(|(sender, _)| sender.clone()).collect();
         let device = Arc::new(Device::new(token, abilities, recipient::MAX_LIVE, senders));
-        let (alive, ended) = mpsc::channel(1);
+        let (alive, done) = bounded(0);
+        let mut threads = Vec::new();
         for (number, control) in controls.into_iter().enumerate() {
             let worker = Worker {
                 device: Arc::clone(&device),
@@ -82,21 +103,22 @@ impl HsmManager {
                 control,
                 max_suspects: settings.queue,
             };
-            let alive = alive.clone();
-            thread::Builder::new()
+            let alive: Sender<()> = alive.clone();
+            let thread = thread::Builder::new()
                 .name(format!("hsm-{}-{number}", device.manager))
                 .spawn(move || {
                     worker.run();
                     drop(alive);
                 })
                 .map_err(|error| TokenError::Config(format!("no worker thread: {error}")))?;
+            threads.push(thread);
         }
         Ok(Self {
             device,
             policy: settings.custody,
             jobs: Mutex::new(Some(queue)),
             keys: Mutex::default(),
-            ended: tokio::sync::Mutex::new(ended),
+            workers: Arc::new(Workers { threads: Mutex::new(threads), done }),
         })
     }
 
@@ -297,12 +319,22 @@ impl KeyManager for HsmManager {
 
     async fn close(&self) {
         drop(lock(&self.jobs).take());
-        let mut ended = self.ended.lock().await;
-        if tokio::time::timeout(DRAIN_WAIT, ended.recv()).await.is_err() {
+        let workers = Arc::clone(&self.workers);
+        let joined = tokio::task::spawn_blocking(move || workers.join()).await;
+        if !joined.unwrap_or(false) {
             tracing::error!(
                 token = self.device.token.label(),
                 "a worker is still inside the token and is left behind"
             );
+        }
+    }
+}
+
+/// For managers that nobody closed; [`KeyManager::close`] does not block the caller's thread.
+impl Drop for HsmManager {
+    fn drop(&mut self) {
+        if lock(&self.jobs).take().is_some() {
+            self.workers.join();
         }
     }
 }
