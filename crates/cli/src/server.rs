@@ -318,6 +318,7 @@ fn unproven(key: &KeyDetails, error: Error) -> Failure {
         Error::Busy => Exit::Unavailable,
         Error::Unavailable(source) => exit_of_source(source.as_ref()),
         Error::Decrypt
+        | Error::Exists(_)
         | Error::Internal(_)
         | Error::NotFound(_)
         | Error::NotPermitted(_)

@@ -184,7 +184,10 @@ impl From<&Error> for Fault {
         let (class, desc, outcome) = match error {
             Error::Busy => (Class::ResourceExhausted, "key manager busy", AuditOutcome::Busy),
             Error::Decrypt => return Self::BAD_REQUEST,
-            Error::Internal(_) => (Class::Internal, "internal error", AuditOutcome::Internal),
+            // No rewrap makes a key, so `Exists` would be a defect here.
+            Error::Internal(_) | Error::Exists(_) => {
+                (Class::Internal, "internal error", AuditOutcome::Internal)
+            }
             Error::NotFound(_) => {
                 return Self { outcome: AuditOutcome::NotFound, ..Self::BAD_REQUEST };
             }

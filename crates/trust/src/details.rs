@@ -36,7 +36,7 @@ pub struct KeyDetails {
     pub algorithm: Algorithm,
     /// Where its private part lives.
     pub mode: KeyMode,
-    /// Rotated keys still decrypt but are not handed out.
+    /// Rotated keys still decrypt but are not handed out; disabled and compromised keys do neither.
     pub status: KeyStatus,
     /// Whether key access objects without a kid may be tried against it.
     pub legacy: bool,
@@ -68,6 +68,10 @@ pub enum KeyStatus {
     Active,
     /// Only decrypts.
     Rotated,
+    /// Out of use until an administrator activates it again.
+    Disabled,
+    /// Out of use for good: its private part may be known to others.
+    Compromised,
 }
 
 /// `private_key_ctx` of a key.

@@ -18,6 +18,9 @@ pub enum Error {
     /// A defect on this side.
     #[error("internal error")]
     Internal(#[source] BoxError),
+    /// A key of this name is there already.
+    #[error("key {0} exists")]
+    Exists(KeyId),
     /// No such key.
     #[error("key {0} not found")]
     NotFound(KeyId),

@@ -18,6 +18,7 @@ mod protected;
 mod recipient;
 mod secret;
 mod service;
+mod store;
 
 pub use custody::{Boundary, Custody, CustodyLevel, CustodyPolicy};
 pub use deadline::Deadline;
@@ -35,3 +36,4 @@ pub use protected::{ProtectedKey, RewrappedKey, SoftwareKey, VerifiedKey};
 pub use recipient::{DeviceRecipient, Recipient};
 pub use secret::{SecretError, SecretSource};
 pub use service::{Designation, KeyService, UnknownManager};
+pub use store::{KeyStore, NewKey, StoredKey};

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use kasbah_crypto::{Dek, binding};
 
 use crate::{
-    Algorithm, Custody, Deadline, EcPublicKey, Error, KeyDetails, PolicyBinding, ProtectedKey,
-    ProviderConfig, PublicKey, Recipient, Result, RewrappedKey, WrappedDek,
+    Algorithm, Custody, Deadline, EcPublicKey, Error, KeyDetails, KeyStore, PolicyBinding,
+    ProtectedKey, ProviderConfig, PublicKey, Recipient, Result, RewrappedKey, WrappedDek,
 };
 
 /// Owner of private keys.
@@ -85,6 +85,11 @@ pub trait KeyManager: fmt::Debug + Send + Sync + 'static {
             deadline,
         };
         Ok(self.rewrap(request).await?.custody)
+    }
+
+    /// What makes and lists keys, for managers that can.
+    fn key_store(&self) -> Option<&dyn KeyStore> {
+        None
     }
 
     /// Whether it could serve a request now.

@@ -18,8 +18,8 @@ use futures_util::{
 use tokio::sync::watch;
 
 use crate::{
-    Algorithm, Error, Health, KeyDetails, KeyIndex, KeyManagerFactory, KeyManagers, KeyMode, Lease,
-    ProviderConfig, Result, instance::Instance,
+    Algorithm, Error, Health, KeyDetails, KeyIndex, KeyManagerFactory, KeyManagers, KeyMode,
+    KeyStatus, Lease, ProviderConfig, Result, instance::Instance,
 };
 
 /// What to do with a key whose manager nobody registered.
@@ -175,11 +175,18 @@ impl KeyService {
     /// The manager of `key`, built on first use.
     ///
     /// # Errors
-    /// `NotPermitted` for a key that has no private part; `Unavailable` when its manager cannot be
+    /// `NotPermitted` for a key that has no private part or is out of use; `Unavailable` when its manager cannot be
     /// built now or is not registered (the source names it), and after [`KeyService::close`].
     pub async fn manager_for(&self, key: &KeyDetails) -> Result<Lease> {
         if key.mode == KeyMode::PublicKeyOnly {
             return Err(Error::NotPermitted("only the public part of this key is kept here"));
+        }
+        match key.status {
+            KeyStatus::Active | KeyStatus::Rotated => {}
+            KeyStatus::Disabled => return Err(Error::NotPermitted("the key is disabled")),
+            KeyStatus::Compromised => {
+                return Err(Error::NotPermitted("the key is marked as compromised"));
+            }
         }
         let (config, factory) = self.config_for(key)?;
         let designation = Designation::of(config);
