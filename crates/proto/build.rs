@@ -4,7 +4,16 @@ use std::error::Error;
 
 use prost::Message;
 
-const FILES: [&str; 1] = ["kas/kas.proto"];
+const FILES: [&str; 8] = [
+    "buf/validate/validate.proto",
+    "google/rpc/status.proto",
+    "kas/kas.proto",
+    "kasbah/admin/v1/admin.proto",
+    "policy/kasregistry/key_access_server_registry.proto",
+    "policy/keymanagement/key_management.proto",
+    "policy/unsafe/unsafe.proto",
+    "wellknownconfiguration/wellknown_configuration.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     // Read when it runs: a build script outlives the checkout it was compiled in.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 #[allow(
+    deprecated,
     missing_docs,
     unreachable_pub,
     clippy::allow_attributes,
