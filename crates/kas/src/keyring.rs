@@ -1,9 +1,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use kasbah_trust::{
-    Algorithm, Deadline, Error, KeyDetails, KeyFilter, KeyId, KeyIndex, KeyStatus, Result,
-};
+use kasbah_trust::{Deadline, Error, KeyDetails, KeyFilter, KeyId, KeyIndex, Result};
 
 /// A fixed list of keys.
 ///
@@ -65,17 +63,6 @@ impl Keyring {
 impl KeyIndex for Keyring {
     async fn find_by_id(&self, kid: &KeyId, _: Deadline) -> Result<Arc<KeyDetails>> {
         self.by_id.get(kid).cloned().ok_or_else(|| Error::NotFound(kid.clone()))
-    }
-
-    async fn find_by_algorithm(
-        &self,
-        algorithm: Algorithm,
-        _: Deadline,
-    ) -> Result<Option<Arc<KeyDetails>>> {
-        let handed_out = |key: &&Arc<KeyDetails>| {
-            key.algorithm == algorithm && key.status == KeyStatus::Active && !key.legacy
-        };
-        Ok(self.keys.iter().find(handed_out).cloned())
     }
 
     async fn list(&self, filter: KeyFilter, _: Deadline) -> Result<Vec<Arc<KeyDetails>>> {

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use kasbah_proto::kas::{LegacyPublicKeyRequest, PublicKeyRequest, PublicKeyResponse};
-use kasbah_trust::{Algorithm, Deadline, Error, KeyDetails, KeyFilter, KeyIndex};
+use kasbah_trust::{Algorithm, Deadline, Error, KeyDetails, KeyFilter, KeyService};
 
 use crate::edge::{PublicKeyFault, report};
 
 /// Answers `PublicKey`.
 pub(crate) async fn public_key(
-    index: &dyn KeyIndex,
+    keys: &KeyService,
     request: &PublicKeyRequest,
     deadline: Deadline,
 ) -> Result<PublicKeyResponse, PublicKeyFault> {
-    let key = find(index, &request.algorithm, deadline).await?;
+    let key = find(keys, &request.algorithm, deadline).await?;
     let public_key = match request.fmt.as_str() {
         "" | "pkcs8" => key.public_key.to_pem(),
         "jwk" => key.public_key.to_jwk(),
@@ -25,14 +25,14 @@ pub(crate) async fn public_key(
 
 /// Answers `LegacyPublicKey`, always with PEM.
 pub(crate) async fn legacy_public_key(
-    index: &dyn KeyIndex,
+    keys: &KeyService,
     request: &LegacyPublicKeyRequest,
     deadline: Deadline,
 ) -> Result<String, PublicKeyFault> {
     if algorithm(&request.algorithm).is_none() {
         return Err(PublicKeyFault::LegacyAlgorithm);
     }
-    match find(index, &request.algorithm, deadline).await {
+    match find(keys, &request.algorithm, deadline).await {
         Ok(key) => Ok(key.public_key.to_pem()),
         Err(PublicKeyFault::Lookup | PublicKeyFault::NotFound) => Err(PublicKeyFault::LegacyLookup),
         Err(fault) => Err(fault),
@@ -40,20 +40,16 @@ pub(crate) async fn legacy_public_key(
 }
 
 async fn find(
-    index: &dyn KeyIndex,
+    keys: &KeyService,
     name: &str,
     deadline: Deadline,
 ) -> Result<Arc<KeyDetails>, PublicKeyFault> {
-    let found = match algorithm(name) {
-        Some(algorithm) => {
-            index.find_by_algorithm(algorithm, deadline).await.map_err(|error| lookup(&error))?
-        }
-        None => None,
-    };
-    if let Some(key) = found {
+    if let Some(algorithm) = algorithm(name)
+        && let Some(key) = keys.key_to_hand_out(algorithm, deadline).await.map_err(lookup)?
+    {
         return Ok(key);
     }
-    let all = index.list(KeyFilter::default(), deadline).await.map_err(|error| lookup(&error))?;
+    let all = keys.index().list(KeyFilter::default(), deadline).await.map_err(lookup)?;
     Err(if all.is_empty() { PublicKeyFault::NoKeys } else { PublicKeyFault::NoKeyForAlgorithm })
 }
 
@@ -61,10 +57,10 @@ fn algorithm(name: &str) -> Option<Algorithm> {
     if name.is_empty() { Some(Algorithm::Rsa2048) } else { name.parse().ok() }
 }
 
-fn lookup(error: &Error) -> PublicKeyFault {
-    if let Error::NotFound(_) = error {
+fn lookup(error: Error) -> PublicKeyFault {
+    if let Error::NotFound(_) = &error {
         return PublicKeyFault::NotFound;
     }
-    report(error);
+    report(&error);
     PublicKeyFault::Lookup
 }

@@ -189,8 +189,8 @@ impl AccessService for Access {
         request: Request<PublicKeyRequest>,
     ) -> Result<Response<PublicKeyResponse>, Status> {
         let deadline = self.deadline(request.metadata());
-        let index = self.parts.keys.index();
-        Ok(Response::new(public_key::public_key(index, request.get_ref(), deadline).await?))
+        let keys = &self.parts.keys;
+        Ok(Response::new(public_key::public_key(keys, request.get_ref(), deadline).await?))
     }
 
     async fn legacy_public_key(
@@ -198,8 +198,8 @@ impl AccessService for Access {
         request: Request<LegacyPublicKeyRequest>,
     ) -> Result<Response<String>, Status> {
         let deadline = self.deadline(request.metadata());
-        let index = self.parts.keys.index();
-        let pem = public_key::legacy_public_key(index, request.get_ref(), deadline).await?;
+        let keys = &self.parts.keys;
+        let pem = public_key::legacy_public_key(keys, request.get_ref(), deadline).await?;
         Ok(Response::new(pem))
     }
 

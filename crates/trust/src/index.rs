@@ -22,17 +22,8 @@ pub trait KeyIndex: fmt::Debug + Send + Sync + 'static {
     /// `NotFound`; `Unavailable` when the index cannot be asked.
     async fn find_by_id(&self, kid: &KeyId, deadline: Deadline) -> Result<Arc<KeyDetails>>;
 
-    /// The key that clients should wrap with: active, not legacy. `None` when there is none.
-    ///
-    /// # Errors
-    /// `Unavailable` when the index cannot be asked.
-    async fn find_by_algorithm(
-        &self,
-        algorithm: Algorithm,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<KeyDetails>>>;
-
-    /// All keys that pass `filter`, in the order in which they should be tried.
+    /// All keys that pass `filter`, whatever their status, in the order in which they should be
+    /// handed out or tried.
     ///
     /// # Errors
     /// `Unavailable` when the index cannot be asked.

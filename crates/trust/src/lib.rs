@@ -14,6 +14,7 @@ mod error;
 mod index;
 mod instance;
 mod manager;
+mod proof;
 mod protected;
 mod recipient;
 mod secret;

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     Algorithm, Error, Health, KeyDetails, KeyIndex, KeyManagerFactory, KeyManagers, KeyMode,
-    KeyStatus, Lease, ProviderConfig, Result, instance::Instance,
+    KeyStatus, Lease, ProviderConfig, Result, instance::Instance, proof::Proofs,
 };
 
 /// What to do with a key whose manager nobody registered.
@@ -70,6 +70,7 @@ pub struct KeyService {
     unknown: UnknownManager,
     fallbacks: AtomicU64,
     state: Mutex<State>,
+    proofs: Proofs,
     /// Says that `state` has something to drain, or is closed.
     changed: watch::Sender<()>,
 }
@@ -145,6 +146,7 @@ impl KeyService {
             unknown,
             fallbacks: AtomicU64::new(0),
             state: Mutex::default(),
+            proofs: Proofs::default(),
             changed: watch::Sender::new(()),
         })
     }
@@ -361,6 +363,10 @@ impl KeyService {
             }
             Err(error) => slot.failed = Some(Failed { at: Instant::now(), error }),
         }
+    }
+
+    pub(crate) fn proofs(&self) -> &Proofs {
+        &self.proofs
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -35,14 +35,6 @@ impl KeyIndex for NoKeys {
         Err(Error::NotFound(kid.clone()))
     }
 
-    async fn find_by_algorithm(
-        &self,
-        _: Algorithm,
-        _: Deadline,
-    ) -> Result<Option<Arc<KeyDetails>>> {
-        Ok(None)
-    }
-
     async fn list(&self, _: KeyFilter, _: Deadline) -> Result<Vec<Arc<KeyDetails>>> {
         Ok(Vec::new())
     }

@@ -145,14 +145,6 @@ impl KeyIndex for BrokenIndex {
         Err(Error::unavailable("the database is down"))
     }
 
-    async fn find_by_algorithm(
-        &self,
-        _: Algorithm,
-        _: Deadline,
-    ) -> Result<Option<Arc<KeyDetails>>> {
-        Err(Error::unavailable("the database is down"))
-    }
-
     async fn list(&self, _: KeyFilter, _: Deadline) -> Result<Vec<Arc<KeyDetails>>> {
         Err(Error::unavailable("the database is down"))
     }
