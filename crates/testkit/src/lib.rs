@@ -1,8 +1,9 @@
-//! Fixtures for tests: fresh tokens, golden TDFs.
+//! Fixtures for tests: fresh tokens, golden TDFs, a database server.
 
 pub mod golden;
 mod kryoptic;
 mod opencryptoki;
+pub mod postgres;
 mod softhsm;
 pub mod tdf;
 pub mod tokens;
