@@ -3,6 +3,10 @@
 //! [`CachedIndex`] is the [`kasbah_trust::KeyIndex`] over any [`KeySource`].
 #![forbid(unsafe_code)]
 
+mod cache;
+mod epoch;
+mod failure;
+mod flight;
 mod index;
 mod rules;
 mod source;

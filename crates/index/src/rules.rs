@@ -21,7 +21,7 @@ impl Default for CacheRules {
             capacity: 10_000,
             ttl: Duration::from_secs(5),
             negative_ttl: Duration::from_secs(2),
-            stale_limit: Duration::from_secs(10 * 60),
+            stale_limit: Duration::from_mins(10),
             poll: Duration::from_millis(250),
         }
     }
@@ -32,7 +32,7 @@ impl Default for CacheRules {
 pub struct Stats {
     /// Answers given without asking the source, unknown kids included.
     pub hits: u64,
-    /// Answers that had to wait for the source.
+    /// Answers for which nothing current was at hand.
     pub misses: u64,
     /// Answers that may have been out of date because the source was down.
     pub stale_served: u64,
