@@ -4,7 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench, config_check, dev, hsm, log::Format, output::Output, serve, smoke};
+use crate::{
+    bench, config_check,
+    control::{kas, keys, providers},
+    dev, hsm,
+    log::Format,
+    output::Output,
+    serve, smoke,
+};
 
 /// A Key Access Server for OpenTDF whose keys live in PKCS#11 hardware, and its tools.
 ///
@@ -27,6 +34,9 @@ pub(crate) enum Command {
     Config(config_check::Arguments),
     Dev(dev::Arguments),
     Hsm(hsm::Arguments),
+    Kas(kas::Arguments),
+    Keys(keys::Arguments),
+    Providers(providers::Arguments),
     Serve(serve::Arguments),
     Smoke(smoke::Arguments),
 }
@@ -47,4 +57,16 @@ pub(crate) struct LogArguments {
     /// default. Audit events, beside them, are always JSON
     #[arg(long = "log-format", value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) format: Format,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

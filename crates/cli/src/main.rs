@@ -8,6 +8,7 @@ mod bench;
 mod client;
 mod config;
 mod config_check;
+mod control;
 mod dev;
 mod environment;
 mod exit;
@@ -28,6 +29,7 @@ use clap::Parser;
 
 use crate::{
     arguments::{Arguments, Command},
+    control::{kas, keys, providers},
     exit::{Exit, Failure, OrExit},
     plan::Plan,
 };
@@ -57,6 +59,9 @@ fn plan(arguments: Arguments) -> Result<Plan, Failure> {
         Command::Config(arguments) => Ok(config_check::plan(arguments, output)),
         Command::Dev(arguments) => dev::plan(arguments, output),
         Command::Hsm(arguments) => hsm::plan(arguments, output),
+        Command::Kas(arguments) => Ok(kas::plan(arguments, output)),
+        Command::Keys(arguments) => Ok(keys::plan(arguments, output)),
+        Command::Providers(arguments) => Ok(providers::plan(arguments, output)),
         Command::Serve(arguments) => serve::plan(&arguments),
         Command::Smoke(arguments) => Ok(smoke::plan(arguments, output)),
     }
