@@ -132,9 +132,9 @@ impl Database {
                 "the database has migration {version}, which this version of kasbah does not know; \
                  use the version that made it, or a newer one"
             )),
-            MigrateError::VersionMismatch(version) => Error::Schema(format!(
-                "migration {version} is not the one that made this database"
-            )),
+            MigrateError::VersionMismatch(version) => {
+                Error::Schema(format!("migration {version} is not the one that made this database"))
+            }
             other => Error::Schema(other.to_string()),
         })
     }

@@ -11,7 +11,7 @@ use crate::{
     db::Kind,
     error::Result,
     keys::{self, NewKey, Rotation},
-    model::{Key, KeyName, Labels, labels, labels_text, new_id, now, small},
+    model::{Key, KeyName, Labels, labels, labels_text, now, small},
 };
 
 /// How long another node may take to make a key. Ours are known by their ids.
@@ -43,13 +43,12 @@ pub struct Intent {
 }
 
 impl Registry {
-    /// Writes down that a key is about to be made.
+    /// Writes down that a key is about to be made; the caller draws the id, and sets no time.
     ///
     /// # Errors
     /// [`crate::Error::Exists`] when a key of that name is there or being made;
     /// [`crate::Error::Relation`] when there is no such key access server or provider.
     pub async fn begin_key(&self, mut intent: Intent) -> Result<Intent> {
-        intent.id = new_id();
         intent.created_at = now();
         let mut write = self.db.write().await?;
         let taken: i64 =
@@ -86,7 +85,11 @@ impl Registry {
     /// # Errors
     /// [`crate::Error::NotFound`] when the intent is not there; otherwise as
     /// [`Registry::create_key`] and [`Registry::rotate_key`].
-    pub async fn finish_key(&self, intent: &Intent, new: &NewKey) -> Result<(Key, Option<Rotation>)> {
+    pub async fn finish_key(
+        &self,
+        intent: &Intent,
+        new: &NewKey,
+    ) -> Result<(Key, Option<Rotation>)> {
         let mut write = self.db.write().await?;
         if strike_out(&mut *write.tx, &intent.id).await? == 0 {
             return Err(crate::Error::NotFound);

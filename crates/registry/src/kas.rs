@@ -162,10 +162,7 @@ impl Registry {
     pub async fn delete_kas(&self, id: &str) -> Result<()> {
         let mut write = self.db.write().await?;
         let kas = find(&mut *write.tx, &KasName::Id(id.to_owned())).await?;
-        sqlx::query("DELETE FROM kas WHERE id = $1")
-            .bind(&kas.id)
-            .execute(&mut *write.tx)
-            .await?;
+        sqlx::query("DELETE FROM kas WHERE id = $1").bind(&kas.id).execute(&mut *write.tx).await?;
         write.commit().await?;
         Ok(())
     }

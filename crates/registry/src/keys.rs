@@ -122,7 +122,12 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::NotFound`] when the query names a key access server that is not there.
-    pub async fn list_keys(&self, query: &KeyQuery, order: Order, page: Page) -> Result<Listed<Key>> {
+    pub async fn list_keys(
+        &self,
+        query: &KeyQuery,
+        order: Order,
+        page: Page,
+    ) -> Result<Listed<Key>> {
         let filter = self.key_filter(query).await?;
         let total = filter.count(self.db.pool(), KEY_TABLES).await?;
         let tail = format!("{}{}{}", filter.sql(), order.sql("k.id"), page.sql());
@@ -139,7 +144,8 @@ impl Registry {
         let mut filter = Filter::default();
         filter.text("a.uri", kas_uri);
         let order = Order::new(&KEY_ORDERS, 0, 0).sql("k.id");
-        let rows = filter.fetch(self.db.pool(), select(&format!("{}{order}", filter.sql()))).await?;
+        let rows =
+            filter.fetch(self.db.pool(), select(&format!("{}{order}", filter.sql()))).await?;
         rows.iter().map(Key::from_row).collect()
     }
 
@@ -256,7 +262,11 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Invalid`] for changes that the modes do not allow.
-    pub async fn unsafe_update_key(&self, id: &str, change: UnsafeChange<'_>) -> Result<(Key, Key)> {
+    pub async fn unsafe_update_key(
+        &self,
+        id: &str,
+        change: UnsafeChange<'_>,
+    ) -> Result<(Key, Key)> {
         let mut write = self.db.write().await?;
         let before = find(&mut *write.tx, &KeyName::Id(id.to_owned())).await?;
         let mode = changed_mode(before.mode, change)?;
@@ -314,9 +324,8 @@ impl Registry {
 }
 
 /// Text and code are upstream's.
-const UNKNOWN_PROVIDER: Error = Error::Missing(
-    "provider_config_id does not reference an existing provider config",
-);
+const UNKNOWN_PROVIDER: Error =
+    Error::Missing("provider_config_id does not reference an existing provider config");
 
 fn changed_mode(existing: i32, change: UnsafeChange<'_>) -> Result<KeyMode> {
     let existing = KeyMode::try_from(existing).unwrap_or_default();

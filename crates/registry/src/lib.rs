@@ -5,17 +5,22 @@
 //! or success for what is neither, this one says what is wrong.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod base_key;
+mod convert;
 mod db;
 mod error;
 mod intents;
 mod kas;
 mod keys;
 mod mappings;
+mod material;
 mod model;
 mod providers;
+pub mod services;
 mod sort;
 mod uses;
+mod validate;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -38,12 +43,7 @@ pub trait SettingsCheck: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// What is wrong, for whoever wrote them.
-    fn check(
-        &self,
-        name: &str,
-        manager: &str,
-        config_json: &str,
-    ) -> Result<(), Cow<'static, str>>;
+    fn check(&self, name: &str, manager: &str, config_json: &str) -> Result<(), Cow<'static, str>>;
 }
 
 /// The rules of the control plane, over a database.

@@ -169,6 +169,16 @@ impl KeyService {
         all
     }
 
+    /// Names of the managers that are registered, sorted.
+    pub fn managers(&self) -> impl Iterator<Item = &str> {
+        self.managers.names()
+    }
+
+    /// Whether a manager of this name is registered.
+    pub fn has_manager(&self, name: &str) -> bool {
+        self.managers.factory(name).is_some()
+    }
+
     /// How often a key whose manager nobody registered was given to the default manager.
     pub fn fallbacks(&self) -> u64 {
         self.fallbacks.load(Ordering::Relaxed)
@@ -191,6 +201,30 @@ impl KeyService {
             }
         }
         let (config, factory) = self.config_for(key)?;
+        self.live(config, factory).await
+    }
+
+    /// The manager of a provider configuration, built on first use; for what is not about one key.
+    ///
+    /// # Errors
+    /// `Unavailable` when it cannot be built now or is not registered, and after
+    /// [`KeyService::close`].
+    pub async fn manager_of(&self, config: &Arc<ProviderConfig>) -> Result<Lease> {
+        let factory = self.managers.factory(&config.manager).ok_or_else(|| {
+            Error::unavailable(format!(
+                "key manager {} is not registered; registered are: {}",
+                config.manager,
+                list(self.managers.names())
+            ))
+        })?;
+        self.live(config, factory).await
+    }
+
+    async fn live(
+        &self,
+        config: &Arc<ProviderConfig>,
+        factory: &Arc<dyn KeyManagerFactory>,
+    ) -> Result<Lease> {
         let designation = Designation::of(config);
         loop {
             let building = match self.step(&designation, config, factory)? {

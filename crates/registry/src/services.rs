@@ -1,0 +1,147 @@
+//! OpenTDF's services of the control plane, and ours, over gRPC.
+//!
+//! A call goes the same way everywhere: who is it, may they, is the request sound (in `validate`),
+//! then the rules of [`Registry`].
+
+mod admin;
+mod gate;
+mod kas_registry;
+mod key_management;
+mod reconcile;
+mod unsafe_keys;
+mod well_known;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use kasbah_proto::{
+    kasbah::admin::v1::admin_service_server::AdminServiceServer,
+    policy::{
+        PageRequest,
+        kasregistry::key_access_server_registry_service_server::KeyAccessServerRegistryServiceServer,
+        keymanagement::key_management_service_server::KeyManagementServiceServer,
+        r#unsafe::unsafe_service_server::UnsafeServiceServer,
+    },
+    wellknownconfiguration::well_known_service_server::WellKnownServiceServer,
+};
+use kasbah_trust::{Custody, Deadline, KeyService, KeyStatus};
+use tonic::service::Routes;
+
+pub use self::gate::{Callers, Gate};
+use crate::{
+    Key, Page, Registry, convert,
+    error::{Error, Result},
+};
+
+/// Largest request: a few labels and a public key.
+const MAX_REQUEST: usize = 1024 * 1024;
+/// How long one key may take to prove itself.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The control plane of one node.
+#[derive(Debug)]
+pub struct ControlPlane {
+    registry: Registry,
+    keys: Arc<KeyService>,
+    kas_uri: String,
+    gate: Gate,
+    /// Intents this process works on.
+    making: Mutex<HashSet<String>>,
+}
+
+impl ControlPlane {
+    /// The services over `registry`, of a node that serves the keys of `kas_uri` with `keys`.
+    pub fn new(registry: Registry, keys: Arc<KeyService>, kas_uri: String, gate: Gate) -> Self {
+        Self { registry, keys, kas_uri, gate, making: Mutex::default() }
+    }
+
+    /// All services.
+    pub fn routes(self: Arc<Self>) -> Routes {
+        let max = MAX_REQUEST;
+        Routes::new(
+            KeyManagementServiceServer::from_arc(Arc::clone(&self)).max_decoding_message_size(max),
+        )
+        .add_service(
+            KeyAccessServerRegistryServiceServer::from_arc(Arc::clone(&self))
+                .max_decoding_message_size(max),
+        )
+        .add_service(
+            UnsafeServiceServer::from_arc(Arc::clone(&self)).max_decoding_message_size(max),
+        )
+        .add_service(
+            WellKnownServiceServer::from_arc(Arc::clone(&self)).max_decoding_message_size(max),
+        )
+        .add_service(AdminServiceServer::new(admin::Admin(self)).max_decoding_message_size(max))
+    }
+
+    /// Proves a key that this node serves.
+    ///
+    /// # Errors
+    /// As [`KeyService::prove`]; `None` for a key that is not this node's, or of an algorithm
+    /// that no manager serves.
+    async fn prove(&self, key: &Key) -> Result<Option<kasbah_trust::Result<Custody>>> {
+        if key.kas_uri != self.kas_uri {
+            return Ok(None);
+        }
+        let Some(details) = convert::key_details(key)? else { return Ok(None) };
+        Ok(Some(self.keys.prove(&details, Deadline::after(PROBE_TIMEOUT)).await))
+    }
+
+    /// Whether clients may be given a key: it is active, and the private part is this node's.
+    async fn may_be_given(&self, key: &Key) -> bool {
+        key.status == status_number(KeyStatus::Active)
+            && matches!(self.prove(key).await, Ok(Some(Ok(_))))
+    }
+
+    /// Refuses a key whose private part is known not to fit. One whose device cannot be asked now
+    /// is registered, and not given to clients before it is proven.
+    async fn refuse_unfit(&self, key: &Key) -> Result<()> {
+        use kasbah_trust::Error as Trust;
+        let Some(Err(error)) = self.prove(key).await? else { return Ok(()) };
+        match error {
+            Trust::Decrypt => {
+                Err(Error::invalid("the private key does not belong to public_key_ctx.pem"))
+            }
+            Trust::Internal(source) => {
+                let source = &*source as &dyn std::error::Error;
+                tracing::warn!(kid = key.kid, error = source, "a key was refused");
+                Err(Error::invalid("private_key_ctx.wrapped_key does not open to the private key"))
+            }
+            Trust::NotFound(_) => {
+                Err(Error::precondition("the key manager has no key of private_key_ctx.key_id"))
+            }
+            Trust::NotPermitted(text) | Trust::Unsupported(text) => Err(Error::precondition(text)),
+            error @ (Trust::Busy | Trust::Unavailable(_) | Trust::Exists(_)) => {
+                let source = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    kid = key.kid,
+                    error = source,
+                    "key is registered but not proven; it is not given to clients until it is"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn making(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn status_number(status: KeyStatus) -> i32 {
+    use kasbah_proto::policy::KeyStatus as Wire;
+    match status {
+        KeyStatus::Active => Wire::Active as i32,
+        KeyStatus::Rotated => Wire::Rotated as i32,
+        KeyStatus::Disabled => Wire::Disabled as i32,
+        KeyStatus::Compromised => Wire::Compromised as i32,
+    }
+}
+
+fn page(request: Option<PageRequest>) -> Result<Page> {
+    let PageRequest { limit, offset } = request.unwrap_or_default();
+    Page::new(limit, offset)
+}

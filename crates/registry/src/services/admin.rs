@@ -1,0 +1,390 @@
+//! `kasbah.admin.v1.AdminService`
+
+use std::{sync::Arc, time::Duration};
+
+use kasbah_proto::{
+    kasbah::admin::v1::{
+        Custody as CustodyMessage, GenerateKeyRequest, GenerateKeyResponse, KeyState as State,
+        ListKeyStatesRequest, ListKeyStatesResponse, ListProviderHealthRequest,
+        ListProviderHealthResponse, ProviderHealth, ReconcileRequest, ReconcileResponse,
+        SetKeyStateRequest, SetKeyStateResponse, WrapKeysAgainRequest, WrapKeysAgainResponse,
+        admin_service_server::AdminService, set_key_state_request::Target,
+    },
+    policy::KeyMode,
+};
+use kasbah_trust::{Custody, Deadline, Error as Trust, Health, KeyMode as Mode};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{ControlPlane, PROBE_TIMEOUT};
+use crate::{
+    Intent, Kas, KasName, Key, KeyState, NewKey, PrivateKey, Provider, ProviderName, Use, audit,
+    convert::{self, key_message, provider_message},
+    error::{Error, Result},
+    model::new_id,
+    validate::Check,
+};
+
+/// How long a device may take to make a key. RSA-4096 takes small devices half a minute.
+const GENERATE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The service, which hands work to tasks of their own.
+#[derive(Debug)]
+pub(super) struct Admin(pub(super) Arc<ControlPlane>);
+
+#[async_trait]
+impl AdminService for Admin {
+    async fn generate_key(
+        &self,
+        request: Request<GenerateKeyRequest>,
+    ) -> Result<Response<GenerateKeyResponse>, Status> {
+        let actor = self.0.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        check_generate(&request)?;
+        let plane = Arc::clone(&self.0);
+        // Not to be left half done because a client went away.
+        let made = tokio::spawn(async move { plane.generate(request).await }).await;
+        let made = made.unwrap_or_else(|error| Err(Error::internal(error)));
+        audit::key(&actor, audit::Action::Create, made.as_ref().ok(), None);
+        let key = made.map_err(|error| error.status("resource creation failed"))?;
+        let proof = self.0.prove(&key).await.ok().flatten();
+        let custody = proof.and_then(|proof| proof.ok()).map(custody_message);
+        Ok(Response::new(GenerateKeyResponse { kas_key: Some(key_message(key)), custody }))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<ReconcileRequest>,
+    ) -> Result<Response<ReconcileResponse>, Status> {
+        self.0.gate.admin(request.metadata()).await?;
+        let (plane, repair) = (Arc::clone(&self.0), request.into_inner().repair);
+        let findings = tokio::spawn(async move { plane.compare(repair).await }).await;
+        let findings = findings.unwrap_or_else(|error| Err(Error::internal(error)));
+        let findings = findings.map_err(|error| error.status("resource retrieval failed"))?;
+        Ok(Response::new(ReconcileResponse { findings }))
+    }
+
+    async fn list_key_states(
+        &self,
+        request: Request<ListKeyStatesRequest>,
+    ) -> Result<Response<ListKeyStatesResponse>, Status> {
+        self.0.gate.admin(request.metadata()).await?;
+        let kas_id = request.into_inner().kas_id;
+        let mut check = Check::default();
+        check.uuid_if_set("kas_id", &kas_id);
+        check.done()?;
+        let states = self.0.states(kas_id).await;
+        let keys = states.map_err(|error| error.status("resource list retrieval failed"))?;
+        Ok(Response::new(ListKeyStatesResponse { keys }))
+    }
+
+    async fn set_key_state(
+        &self,
+        request: Request<SetKeyStateRequest>,
+    ) -> Result<Response<SetKeyStateResponse>, Status> {
+        let actor = self.0.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let state = match Target::try_from(request.target) {
+            Ok(Target::Enabled) => Some(KeyState::Enabled),
+            Ok(Target::Disabled) => Some(KeyState::Disabled),
+            Ok(Target::Compromised) => Some(KeyState::Compromised),
+            _ => None,
+        };
+        let mut check = Check::default();
+        check.uuid("id", &request.id);
+        check.defined("target", state.is_some());
+        check.done()?;
+        let state = state.unwrap_or(KeyState::Disabled);
+        let set = self.0.registry.set_key_state(&request.id, state).await;
+        audit::key(&actor, audit::Action::Update, set.as_ref().ok(), None);
+        let key = set.map_err(|error| error.status("resource update failed"))?;
+        Ok(Response::new(SetKeyStateResponse { kas_key: Some(key_message(key)) }))
+    }
+
+    async fn wrap_keys_again(
+        &self,
+        request: Request<WrapKeysAgainRequest>,
+    ) -> Result<Response<WrapKeysAgainResponse>, Status> {
+        let actor = self.0.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        check.at_least_one("from", &request.from);
+        check.at_least_one("to", &request.to);
+        check.done()?;
+        let wrapped = self.0.wrap_again(&actor, &request.from, &request.to).await;
+        let key_ids = wrapped.map_err(|error| error.status("resource update failed"))?;
+        Ok(Response::new(WrapKeysAgainResponse { key_ids }))
+    }
+
+    async fn list_provider_health(
+        &self,
+        request: Request<ListProviderHealthRequest>,
+    ) -> Result<Response<ListProviderHealthResponse>, Status> {
+        self.0.gate.admin(request.metadata()).await?;
+        let all = self.0.registry.all_providers().await;
+        let all = all.map_err(|error| error.status("resource list retrieval failed"))?;
+        let mut providers = Vec::with_capacity(all.len());
+        for provider in all {
+            providers.push(self.0.health(provider).await);
+        }
+        Ok(Response::new(ListProviderHealthResponse { providers }))
+    }
+}
+
+/// Marks an intent as worked on by this process.
+struct Making<'a> {
+    plane: &'a ControlPlane,
+    id: String,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.plane.making().remove(&self.id);
+    }
+}
+
+impl ControlPlane {
+    async fn generate(&self, request: GenerateKeyRequest) -> Result<Key> {
+        let kas = self.own_kas(&request.kas_id).await?;
+        let provider = self.registry.provider(&ProviderName::Id(request.provider_config_id)).await;
+        let provider = provider.map_err(|error| match error {
+            Error::NotFound => Error::Relation,
+            other => other,
+        })?;
+        let intent = Intent {
+            id: new_id(),
+            kas_id: kas.id,
+            kid: request.key_id,
+            algorithm: request.key_algorithm,
+            mode: request.key_mode,
+            provider_id: provider.id.clone(),
+            legacy: request.legacy,
+            labels: request.labels.into_iter().collect(),
+            rotates: Some(request.rotates).filter(|id| !id.is_empty()),
+            created_at: 0,
+        };
+        self.make(intent, &provider).await
+    }
+
+    /// Makes the key in its device and registers it.
+    async fn make(&self, intent: Intent, provider: &Provider) -> Result<Key> {
+        let config = Arc::new(convert::provider_config(provider)?);
+        let manager = self.keys.manager_of(&config).await.map_err(of_device)?;
+        let store = manager.key_store().ok_or_else(|| {
+            Error::precondition(format!("key manager {} makes no keys", provider.manager))
+        })?;
+        // What is there now was not made for this intent, whatever happens later.
+        let deadline = Deadline::after(GENERATE_TIMEOUT);
+        let inventory = store.inventory(deadline).await.map_err(of_device)?;
+        if inventory.iter().any(|stored| stored.kid.as_str() == intent.kid) {
+            return Err(Error::Exists);
+        }
+        self.making().insert(intent.id.clone());
+        let making = Making { plane: self, id: intent.id.clone() };
+        let intent = self.registry.begin_key(intent).await?;
+        let mode = mode_of(intent.mode);
+        let algorithm = convert::algorithm(intent.algorithm)
+            .ok_or_else(|| Error::invalid("key_algorithm is not one that a device makes"))?;
+        let made = store.generate(&intent.kid.as_str().into(), algorithm, mode, deadline).await;
+        let made = match made {
+            Ok(made) => made,
+            // Nobody knows what the device did. The intent stays, for a reconciliation.
+            Err(error @ (Trust::Unavailable(_) | Trust::Internal(_))) => {
+                return Err(of_device(error));
+            }
+            Err(error) => {
+                self.registry.abandon_key(&intent).await?;
+                return Err(of_device(error));
+            }
+        };
+        let finished = self.registry.finish_key(&intent, &new_key(&intent, &made)).await;
+        if let Err(Error::Exists | Error::Relation | Error::NotFound | Error::Precondition(_)) =
+            &finished
+        {
+            // The registry will not have it, so nobody must find it.
+            if mode == Mode::Remote {
+                let kid = intent.kid.as_str().into();
+                store.destroy(&kid, deadline).await.map_err(of_device)?;
+            }
+            self.registry.abandon_key(&intent).await?;
+        }
+        drop(making);
+        finished.map(|(key, _)| key)
+    }
+
+    /// The key access server of this id, or the one this node serves, which it must be.
+    async fn own_kas(&self, id: &str) -> Result<Kas> {
+        let name = match id {
+            "" => KasName::Uri(self.kas_uri.clone()),
+            id => KasName::Id(id.to_owned()),
+        };
+        let kas = self.registry.kas(&name).await.map_err(|error| match error {
+            Error::NotFound if id.is_empty() => Error::precondition(format!(
+                "{} is not registered; create it with `kasbah kas create`",
+                self.kas_uri
+            )),
+            other => other,
+        })?;
+        if kas.uri != self.kas_uri {
+            return Err(Error::precondition(format!(
+                "this node serves {} and not {}; ask a node that does",
+                self.kas_uri, kas.uri
+            )));
+        }
+        Ok(kas)
+    }
+
+    async fn states(&self, kas_id: String) -> Result<Vec<State>> {
+        let uri = match kas_id.as_str() {
+            "" => self.kas_uri.clone(),
+            _ => self.registry.kas(&KasName::Id(kas_id)).await?.uri,
+        };
+        let base = self.registry.base_key().await?.map(|key| key.id);
+        let uses = self.registry.uses().await?;
+        let mut states = Vec::new();
+        for key in self.registry.keys_of(&uri).await? {
+            let Use { count, last } = uses.get(&key.id).copied().unwrap_or_default();
+            let (state, custody) = self.state(&key).await?;
+            states.push(State {
+                state,
+                custody,
+                uses: count.unsigned_abs(),
+                last_used: (count > 0).then(|| convert::timestamp(last)),
+                is_base_key: base.as_ref() == Some(&key.id),
+                kas_key: Some(key_message(key)),
+            });
+        }
+        Ok(states)
+    }
+
+    async fn state(&self, key: &Key) -> Result<(String, Option<CustodyMessage>)> {
+        if key.mode == KeyMode::PublicKeyOnly as i32 {
+            return Ok(("public key only".to_owned(), None));
+        }
+        Ok(match self.prove(key).await? {
+            None => ("not served by this node".to_owned(), None),
+            Some(Ok(custody)) => ("ready".to_owned(), Some(custody_message(custody))),
+            Some(Err(Trust::Decrypt)) => {
+                ("the private key does not belong to the public key".to_owned(), None)
+            }
+            Some(Err(error)) => (chain(&error), None),
+        })
+    }
+
+    async fn wrap_again(&self, actor: &str, from: &str, to: &str) -> Result<Vec<String>> {
+        let mut done = Vec::new();
+        for key in self.registry.keys_of(&self.kas_uri).await? {
+            let is_from = key.private_key.as_ref().is_some_and(|private| private.key_id == from);
+            if key.mode != KeyMode::ConfigRootKey as i32 || !is_from {
+                continue;
+            }
+            let Some(details) = convert::key_details(&key)? else { continue };
+            let manager = self.keys.manager_for(&details).await.map_err(of_device)?;
+            let store = manager.key_store().ok_or_else(|| {
+                Error::precondition(format!("the key manager of {} wraps no keys", key.kid))
+            })?;
+            let wrapped = store.wrap_again(&details, to, Deadline::after(PROBE_TIMEOUT)).await;
+            let wrapped = wrapped.map_err(of_device)?;
+            let new = PrivateKey {
+                key_id: wrapped.key_id.unwrap_or_else(|| to.to_owned()),
+                wrapped_key: wrapped.wrapped_key,
+            };
+            self.registry.replace_private_key(&key, &new).await?;
+            audit::key(actor, audit::Action::Update, Some(&key), None);
+            done.push(key.kid);
+        }
+        Ok(done)
+    }
+
+    async fn health(&self, provider: Provider) -> ProviderHealth {
+        let health = match convert::provider_config(&provider) {
+            Ok(config) => match self.keys.manager_of(&Arc::new(config)).await {
+                Ok(manager) => manager.health().await,
+                Err(error) => Health::NotReady(chain(&error)),
+            },
+            Err(error) => Health::NotReady(error.to_string()),
+        };
+        let (ready, detail) = match health {
+            Health::Ready => (true, String::new()),
+            Health::NotReady(why) => (false, why),
+        };
+        ProviderHealth {
+            manager_registered: self.keys.has_manager(&provider.manager),
+            ready,
+            detail,
+            file: provider.file.clone().unwrap_or_default(),
+            provider_config: Some(provider_message(provider)),
+        }
+    }
+}
+
+fn check_generate(request: &GenerateKeyRequest) -> Result<(), Status> {
+    let mut check = Check::default();
+    check.uuid_if_set("kas_id", &request.kas_id);
+    check.kid("key_id", &request.key_id);
+    let is_made = convert::algorithm(request.key_algorithm).is_some();
+    let text = "The key_algorithm must be one that a device makes: RSA or EC.";
+    check.rule("key_algorithm", "key_algorithm_defined", is_made, text);
+    let modes = [KeyMode::ProviderRootKey as i32, KeyMode::Remote as i32];
+    let text = "The key_mode must be KEY_MODE_REMOTE or KEY_MODE_PROVIDER_ROOT_KEY.";
+    check.rule("key_mode", "key_mode_defined", modes.contains(&request.key_mode), text);
+    check.uuid("provider_config_id", &request.provider_config_id);
+    check.uuid_if_set("rotates", &request.rotates);
+    check.labels(&request.labels);
+    check.done()
+}
+
+/// What is registered of a key that a device made.
+pub(super) fn new_key(intent: &Intent, made: &kasbah_trust::NewKey) -> NewKey {
+    NewKey {
+        kid: intent.kid.clone(),
+        algorithm: intent.algorithm,
+        mode: intent.mode,
+        public_pem: made.public_key.to_pem(),
+        private_key: made
+            .private_key
+            .key_id
+            .clone()
+            .map(|key_id| PrivateKey { key_id, wrapped_key: made.private_key.wrapped_key.clone() }),
+        provider_id: Some(intent.provider_id.clone()),
+        legacy: intent.legacy,
+        labels: intent.labels.clone(),
+    }
+}
+
+pub(super) fn mode_of(number: i32) -> Mode {
+    if number == KeyMode::ProviderRootKey as i32 { Mode::ProviderRootKey } else { Mode::Remote }
+}
+
+/// What a device answered.
+pub(super) fn of_device(error: Trust) -> Error {
+    match error {
+        Trust::Exists(_) => Error::Exists,
+        Trust::NotFound(kid) => Error::precondition(format!("the device has no key {kid}")),
+        Trust::NotPermitted(text) | Trust::Unsupported(text) => Error::precondition(text),
+        Trust::Decrypt => Error::precondition("the stored private key does not open"),
+        Trust::Busy | Trust::Unavailable(_) => {
+            Error::Unavailable { what: "the key manager is unavailable", source: error.into() }
+        }
+        Trust::Internal(source) => Error::Internal(source),
+    }
+}
+
+fn custody_message(custody: Custody) -> CustodyMessage {
+    CustodyMessage {
+        level: custody.level.to_string(),
+        enforced_by_key: custody.enforced_by_key,
+        boundary: custody.boundary.as_str().to_owned(),
+    }
+}
+
+/// An error with its causes, for administrators.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,679 @@
+//! `policy.kasregistry.KeyAccessServerRegistryService`
+#![expect(deprecated, reason = "old clients send these fields")]
+
+use kasbah_proto::policy::{
+    Algorithm, KeyAccessServer, KeyMode, PrivateKeyCtx, PublicKeyCtx, SortDirection, SourceType,
+    kasregistry::{
+        CreateKeyAccessServerRequest, CreateKeyAccessServerResponse, CreateKeyRequest,
+        CreateKeyResponse, DeleteKeyAccessServerRequest, DeleteKeyAccessServerResponse,
+        GetBaseKeyRequest, GetBaseKeyResponse, GetKeyAccessServerRequest,
+        GetKeyAccessServerResponse, GetKeyRequest, GetKeyResponse, KasKeyIdentifier,
+        ListKeyAccessServerGrantsRequest, ListKeyAccessServerGrantsResponse,
+        ListKeyAccessServersRequest, ListKeyAccessServersResponse, ListKeyMappingsRequest,
+        ListKeyMappingsResponse, ListKeysRequest, ListKeysResponse, RotateKeyRequest,
+        RotateKeyResponse, SetBaseKeyRequest, SetBaseKeyResponse, SortKasKeysType,
+        SortKeyAccessServersType, UpdateKeyAccessServerRequest, UpdateKeyAccessServerResponse,
+        UpdateKeyRequest, UpdateKeyResponse, get_key_access_server_request as get_kas,
+        get_key_request, kas_key_identifier,
+        key_access_server_registry_service_server::KeyAccessServerRegistryService,
+        list_key_mappings_request, list_keys_request, rotate_key_request, set_base_key_request,
+    },
+};
+use prost::Message;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{ControlPlane, page};
+use crate::{
+    KasChange, KasName, Key, KeyName, KeyQuery, Labels, NewKas, NewKey, Order, PrivateKey, audit,
+    convert::{
+        kas_message, key_message, key_name, label_change, labels, mapping_message,
+        rotated_resources, simple_key,
+    },
+    error::{Error, Result},
+    kas::KAS_ORDERS,
+    keys::KEY_ORDERS,
+    material,
+    model::Listed,
+    validate::Check,
+};
+
+const CREATION: &str = "resource creation failed";
+const RETRIEVAL: &str = "resource retrieval failed";
+const LISTING: &str = "resource list retrieval failed";
+const UPDATE: &str = "resource update failed";
+const DELETION: &str = "resource deletion failed";
+const ROTATION: &str = "key rotation failed";
+
+#[async_trait]
+impl KeyAccessServerRegistryService for ControlPlane {
+    async fn list_key_access_servers(
+        &self,
+        request: Request<ListKeyAccessServersRequest>,
+    ) -> Result<Response<ListKeyAccessServersResponse>, Status> {
+        self.gate.anyone(request.metadata()).await?;
+        let request = request.into_inner();
+        let sort = request.sort.first().copied().unwrap_or_default();
+        let mut check = Check::default();
+        check.at_most_one_item("sort", request.sort.len());
+        for sort in &request.sort {
+            check.defined("sort.field", SortKeyAccessServersType::try_from(sort.field).is_ok());
+            check.defined("sort.direction", SortDirection::try_from(sort.direction).is_ok());
+        }
+        check.search(request.search.as_ref());
+        check.done()?;
+        let page = page(request.pagination).map_err(|error| error.status(LISTING))?;
+        let order = Order::new(&KAS_ORDERS, sort.field, sort.direction);
+        let term = request.search.map(|search| search.term).unwrap_or_default();
+        let listed = self.registry.list_kas(&term, order, page).await;
+        let listed = listed.map_err(|error| error.status(LISTING))?;
+        let pagination = Some(listed.response());
+        let mut key_access_servers = Vec::new();
+        for kas in listed.items {
+            let keys = self.registry.keys_of(&kas.uri).await.map_err(|e| e.status(LISTING))?;
+            let keys = keys.into_iter().map(simple_key).collect();
+            key_access_servers.push(kas_message(kas, keys));
+        }
+        Ok(Response::new(ListKeyAccessServersResponse { key_access_servers, pagination }))
+    }
+
+    async fn get_key_access_server(
+        &self,
+        request: Request<GetKeyAccessServerRequest>,
+    ) -> Result<Response<GetKeyAccessServerResponse>, Status> {
+        self.gate.anyone(request.metadata()).await?;
+        let name = kas_named(request.into_inner())?;
+        let kas = self.registry.kas(&name).await.map_err(|error| error.status(RETRIEVAL))?;
+        let keys = self.registry.keys_of(&kas.uri).await.map_err(|e| e.status(RETRIEVAL))?;
+        let kas = kas_message(kas, keys.into_iter().map(simple_key).collect());
+        Ok(Response::new(GetKeyAccessServerResponse { key_access_server: Some(kas) }))
+    }
+
+    async fn create_key_access_server(
+        &self,
+        request: Request<CreateKeyAccessServerRequest>,
+    ) -> Result<Response<CreateKeyAccessServerResponse>, Status> {
+        let actor = self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        check.kas_uri("uri", &request.uri);
+        check.defined("source_type", SourceType::try_from(request.source_type).is_ok());
+        check.kas_name("name", &request.name);
+        if let Some(metadata) = &request.metadata {
+            check.labels(&metadata.labels);
+        }
+        check.done()?;
+        let new = NewKas {
+            uri: request.uri,
+            name: request.name,
+            source_type: request.source_type,
+            public_key: request.public_key.unwrap_or_default().encode_to_vec(),
+            labels: labels(request.metadata),
+        };
+        let created = self.registry.create_kas(new).await;
+        audit::kas(&actor, audit::Action::Create, created.as_ref().ok());
+        let kas = created.map_err(|error| error.status(CREATION))?;
+        let mut kas = kas_message(kas, Vec::new());
+        // As upstream answers: neither times nor the deprecated key.
+        kas.public_key = None;
+        if let Some(metadata) = &mut kas.metadata {
+            (metadata.created_at, metadata.updated_at) = (None, None);
+        }
+        Ok(Response::new(CreateKeyAccessServerResponse { key_access_server: Some(kas) }))
+    }
+
+    async fn update_key_access_server(
+        &self,
+        request: Request<UpdateKeyAccessServerRequest>,
+    ) -> Result<Response<UpdateKeyAccessServerResponse>, Status> {
+        let actor = self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        check.uuid("id", &request.id);
+        check.optional_kas_uri("uri", &request.uri);
+        check.defined("source_type", SourceType::try_from(request.source_type).is_ok());
+        check.kas_name("name", &request.name);
+        if let Some(metadata) = &request.metadata {
+            check.labels(&metadata.labels);
+        }
+        check.done()?;
+        let behavior = request.metadata_update_behavior;
+        let mentions_labels = request.metadata.is_some() || behavior != 0;
+        let labels = label_change(request.metadata, behavior).map_err(|e| e.status(UPDATE))?;
+        let change = KasChange {
+            uri: request.uri,
+            name: request.name,
+            source_type: request.source_type,
+            public_key: request.public_key.map(|key| key.encode_to_vec()),
+            labels,
+            mentions_labels,
+        };
+        let updated = self.registry.update_kas(&request.id, change).await;
+        audit::kas(&actor, audit::Action::Update, updated.as_ref().ok());
+        updated.map_err(|error| error.status(UPDATE))?;
+        let kas = KeyAccessServer { id: request.id, ..KeyAccessServer::default() };
+        Ok(Response::new(UpdateKeyAccessServerResponse { key_access_server: Some(kas) }))
+    }
+
+    async fn delete_key_access_server(
+        &self,
+        request: Request<DeleteKeyAccessServerRequest>,
+    ) -> Result<Response<DeleteKeyAccessServerResponse>, Status> {
+        let actor = self.gate.admin(request.metadata()).await?;
+        let id = request.into_inner().id;
+        let mut check = Check::default();
+        check.uuid("id", &id);
+        check.done()?;
+        let kas = self.registry.kas(&KasName::Id(id.clone())).await;
+        let deleted = self.registry.delete_kas(&id).await;
+        let known = kas.as_ref().ok().filter(|_| deleted.is_ok());
+        audit::kas(&actor, audit::Action::Delete, known);
+        deleted.map_err(|error| error.status(DELETION))?;
+        let kas = KeyAccessServer { id, ..KeyAccessServer::default() };
+        Ok(Response::new(DeleteKeyAccessServerResponse { key_access_server: Some(kas) }))
+    }
+
+    /// Grants are no longer made, so there are none.
+    async fn list_key_access_server_grants(
+        &self,
+        request: Request<ListKeyAccessServerGrantsRequest>,
+    ) -> Result<Response<ListKeyAccessServerGrantsResponse>, Status> {
+        self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        check.optional_uuid("kas_id", &request.kas_id);
+        check.optional_kas_uri("kas_uri", &request.kas_uri);
+        check.kas_name_format("kas_name", &request.kas_name);
+        check.done()?;
+        let page = page(request.pagination).map_err(|error| error.status(LISTING))?;
+        let none = Listed::<()> { items: Vec::new(), total: 0, page };
+        let pagination = Some(none.response());
+        Ok(Response::new(ListKeyAccessServerGrantsResponse { grants: Vec::new(), pagination }))
+    }
+
+    async fn create_key(
+        &self,
+        request: Request<CreateKeyRequest>,
+    ) -> Result<Response<CreateKeyResponse>, Status> {
+        let actor = self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        check_create_key(&request)?;
+        let created = self.register(request).await;
+        audit::key(&actor, audit::Action::Create, created.as_ref().ok(), None);
+        let key = created.map_err(|error| error.status(CREATION))?;
+        Ok(Response::new(CreateKeyResponse { kas_key: Some(key_message(key)) }))
+    }
+
+    async fn get_key(
+        &self,
+        request: Request<GetKeyRequest>,
+    ) -> Result<Response<GetKeyResponse>, Status> {
+        use get_key_request::Identifier;
+        let actor = self.gate.admin(request.metadata()).await?;
+        let identifier = request.into_inner().identifier;
+        let mut check = Check::default();
+        check.one_of("identifier", identifier.is_some());
+        let name = match identifier {
+            Some(Identifier::Id(id)) => row_id(&mut check, id),
+            Some(Identifier::Key(key)) => identified(&mut check, "key", key),
+            None => None,
+        };
+        check.done()?;
+        let name = name.ok_or_else(unnamed)?;
+        let found = self.registry.key(&name).await;
+        audit::key(&actor, audit::Action::Read, found.as_ref().ok(), None);
+        let key = found.map_err(|error| error.status(RETRIEVAL))?;
+        Ok(Response::new(GetKeyResponse { kas_key: Some(key_message(key)) }))
+    }
+
+    async fn list_keys(
+        &self,
+        request: Request<ListKeysRequest>,
+    ) -> Result<Response<ListKeysResponse>, Status> {
+        use list_keys_request::KasFilter;
+        self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        if request.key_algorithm != 0 {
+            check_algorithm(&mut check, "key_algorithm", request.key_algorithm);
+        }
+        let kas = request.kas_filter.map(|filter| match filter {
+            KasFilter::KasId(id) => kas_id(&mut check, "kas_id", id),
+            KasFilter::KasName(name) => kas_name(&mut check, "kas_name", name),
+            KasFilter::KasUri(uri) => kas_uri(&mut check, "kas_uri", uri),
+        });
+        let sort = request.sort.first().copied().unwrap_or_default();
+        check.at_most_one_item("sort", request.sort.len());
+        for sort in &request.sort {
+            check.defined("sort.field", SortKasKeysType::try_from(sort.field).is_ok());
+            check.defined("sort.direction", SortDirection::try_from(sort.direction).is_ok());
+        }
+        check.search(request.search.as_ref());
+        check.done()?;
+        let page = page(request.pagination).map_err(|error| error.status(LISTING))?;
+        let query = KeyQuery {
+            kas,
+            algorithm: request.key_algorithm,
+            legacy: request.legacy,
+            search: request.search.map(|search| search.term).unwrap_or_default(),
+        };
+        let order = Order::new(&KEY_ORDERS, sort.field, sort.direction);
+        let listed = self.registry.list_keys(&query, order, page).await;
+        let listed = listed.map_err(|error| error.status(LISTING))?;
+        let pagination = Some(listed.response());
+        let kas_keys = listed.items.into_iter().map(key_message).collect();
+        Ok(Response::new(ListKeysResponse { kas_keys, pagination }))
+    }
+
+    async fn update_key(
+        &self,
+        request: Request<UpdateKeyRequest>,
+    ) -> Result<Response<UpdateKeyResponse>, Status> {
+        let actor = self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let behavior = request.metadata_update_behavior;
+        let mut check = Check::default();
+        check.uuid("id", &request.id);
+        check.rule(
+            "",
+            "metadata_update_behavior",
+            request.metadata.is_none() || behavior != 0,
+            "Metadata update behavior must be either APPEND or REPLACE, when updating metadata.",
+        );
+        if let Some(metadata) = &request.metadata {
+            check.labels(&metadata.labels);
+        }
+        check.done()?;
+        let labels = label_change(request.metadata, behavior).map_err(|e| e.status(UPDATE))?;
+        let updated = self.registry.update_key(&request.id, labels).await;
+        let known = updated.as_ref().ok();
+        audit::key(&actor, audit::Action::Update, known.map(|k| &k.0), known.map(|k| &k.1));
+        let (_, key) = updated.map_err(|error| error.status(UPDATE))?;
+        Ok(Response::new(UpdateKeyResponse { kas_key: Some(key_message(key)) }))
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<RotateKeyRequest>,
+    ) -> Result<Response<RotateKeyResponse>, Status> {
+        use rotate_key_request::ActiveKey;
+        let actor = self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        check.one_of("active_key", request.active_key.is_some());
+        let old = match request.active_key {
+            Some(ActiveKey::Id(id)) => row_id(&mut check, id),
+            Some(ActiveKey::Key(key)) => identified(&mut check, "key", key),
+            None => None,
+        };
+        let new = request.new_key.unwrap_or_default();
+        check_new_key(&mut check, &new);
+        check.done()?;
+        let old = old.ok_or_else(unnamed)?;
+        let rotated = self.rotate(&old, new).await;
+        let known = rotated.as_ref().ok();
+        audit::key(&actor, audit::Action::Rotate, known.map(|k| &k.old), known.map(|k| &k.new));
+        let rotation = rotated.map_err(|error| error.status(ROTATION))?;
+        let kas_key = Some(key_message(rotation.new.clone()));
+        let rotated_resources = Some(rotated_resources(rotation));
+        Ok(Response::new(RotateKeyResponse { kas_key, rotated_resources }))
+    }
+
+    async fn set_base_key(
+        &self,
+        request: Request<SetBaseKeyRequest>,
+    ) -> Result<Response<SetBaseKeyResponse>, Status> {
+        use set_base_key_request::ActiveKey;
+        let actor = self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        check.one_of("active_key", request.active_key.is_some());
+        let name = match request.active_key {
+            Some(ActiveKey::Id(id)) => row_id(&mut check, id),
+            Some(ActiveKey::Key(key)) => identified(&mut check, "key", key),
+            None => None,
+        };
+        check.done()?;
+        let set = self.make_base_key(&name.ok_or_else(unnamed)?).await;
+        let known = set.as_ref().ok();
+        let previous = known.and_then(|known| known.1.as_ref());
+        audit::key(&actor, audit::Action::Update, known.map(|k| &k.0), previous);
+        let (new, previous) = set.map_err(|error| error.status(UPDATE))?;
+        Ok(Response::new(SetBaseKeyResponse {
+            new_base_key: Some(simple_key(new)),
+            previous_base_key: previous.map(simple_key),
+        }))
+    }
+
+    async fn get_base_key(
+        &self,
+        request: Request<GetBaseKeyRequest>,
+    ) -> Result<Response<GetBaseKeyResponse>, Status> {
+        self.gate.anyone(request.metadata()).await?;
+        let base = self.registry.base_key().await.map_err(|error| error.status(RETRIEVAL))?;
+        let base_key = match base {
+            Some(key) if self.may_be_given(&key).await => Some(simple_key(key)),
+            _ => None,
+        };
+        Ok(Response::new(GetBaseKeyResponse { base_key }))
+    }
+
+    async fn list_key_mappings(
+        &self,
+        request: Request<ListKeyMappingsRequest>,
+    ) -> Result<Response<ListKeyMappingsResponse>, Status> {
+        use list_key_mappings_request::Identifier;
+        self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let name = match request.identifier {
+            Some(Identifier::Id(id)) => row_id(&mut check, id),
+            Some(Identifier::Key(key)) => identified(&mut check, "key", key),
+            None => None,
+        };
+        check.done()?;
+        let page = page(request.pagination).map_err(|error| error.status(RETRIEVAL))?;
+        let listed = self.registry.list_mappings(name.as_ref(), page).await;
+        let listed = listed.map_err(|error| error.status(RETRIEVAL))?;
+        let pagination = Some(listed.response());
+        let key_mappings = listed.items.into_iter().map(mapping_message).collect();
+        Ok(Response::new(ListKeyMappingsResponse { key_mappings, pagination }))
+    }
+}
+
+impl ControlPlane {
+    async fn register(&self, request: CreateKeyRequest) -> Result<Key> {
+        let new = NewKey {
+            kid: request.key_id,
+            algorithm: request.key_algorithm,
+            mode: request.key_mode,
+            public_pem: checked_pem(request.public_key_ctx, request.key_algorithm)?,
+            private_key: checked_private(request.private_key_ctx)?,
+            provider_id: Some(request.provider_config_id).filter(|id| !id.is_empty()),
+            legacy: request.legacy,
+            labels: labels(request.metadata),
+        };
+        let kas = KasName::Id(request.kas_id.clone());
+        self.refuse_unfit_new(&kas, &new).await?;
+        self.registry.create_key(&request.kas_id, &new).await
+    }
+
+    async fn rotate(
+        &self,
+        old: &KeyName,
+        new: rotate_key_request::NewKey,
+    ) -> Result<crate::Rotation> {
+        let new = NewKey {
+            kid: new.key_id,
+            algorithm: new.algorithm,
+            mode: new.key_mode,
+            public_pem: checked_pem(new.public_key_ctx, new.algorithm)?,
+            private_key: checked_private(new.private_key_ctx)?,
+            provider_id: Some(new.provider_config_id).filter(|id| !id.is_empty()),
+            legacy: false,
+            labels: labels(new.metadata),
+        };
+        let kas = KasName::Id(self.registry.key(old).await?.kas_id);
+        self.refuse_unfit_new(&kas, &new).await?;
+        self.registry.rotate_key(old, &new).await
+    }
+
+    /// Proves a key before there is a record of it. What the record would refer to in vain is
+    /// left to the database to refuse.
+    async fn refuse_unfit_new(&self, kas: &KasName, new: &NewKey) -> Result<()> {
+        let kas = match self.registry.kas(kas).await {
+            Err(Error::NotFound) => return Err(Error::Relation),
+            other => other?,
+        };
+        let provider = match &new.provider_id {
+            None => None,
+            Some(id) => match self.registry.provider(&crate::ProviderName::Id(id.clone())).await {
+                Err(Error::NotFound) => return Err(Error::Relation),
+                other => Some(other?),
+            },
+        };
+        if new.mode == KeyMode::PublicKeyOnly as i32 {
+            return Ok(());
+        }
+        let taken = KeyName::InKas(KasName::Id(kas.id.clone()), new.kid.clone());
+        match self.registry.key(&taken).await {
+            Err(Error::NotFound) => {}
+            Ok(_) => return Err(Error::Exists),
+            Err(error) => return Err(error),
+        }
+        self.refuse_unfit(&Key {
+            id: String::new(),
+            kas_id: kas.id,
+            kas_uri: kas.uri,
+            kid: new.kid.clone(),
+            algorithm: new.algorithm,
+            status: kasbah_proto::policy::KeyStatus::Active as i32,
+            mode: new.mode,
+            public_pem: new.public_pem.clone(),
+            private_key: new.private_key.clone(),
+            provider,
+            legacy: new.legacy,
+            labels: Labels::default(),
+            created_at: 0,
+            updated_at: 0,
+        })
+        .await
+    }
+
+    /// Clients of all nodes will use it, so it must be proven, and only the node that serves it
+    /// can do that.
+    async fn make_base_key(&self, name: &KeyName) -> Result<(Key, Option<Key>)> {
+        let key = self.registry.key(name).await?;
+        match self.prove(&key).await? {
+            Some(Err(error)) if key.mode != KeyMode::PublicKeyOnly as i32 => {
+                let source = &error as &dyn std::error::Error;
+                tracing::warn!(kid = key.kid, error = source, "a base key was refused");
+                Err(Error::precondition(format!(
+                    "the private key of {} is not proven on this node: {error}",
+                    key.kid
+                )))
+            }
+            None if key.mode != KeyMode::PublicKeyOnly as i32 => Err(Error::precondition(format!(
+                "key {} belongs to {}; only a node that serves it can make it the base key",
+                key.kid, key.kas_uri
+            ))),
+            _ => self.registry.set_base_key(name).await,
+        }
+    }
+}
+
+fn unnamed() -> Status {
+    Error::invalid("could not match identifier to known type").status(RETRIEVAL)
+}
+
+fn kas_named(request: GetKeyAccessServerRequest) -> Result<KasName, Status> {
+    use get_kas::Identifier;
+    let mut check = Check::default();
+    check.rule(
+        "",
+        "exclusive_fields",
+        request.id.is_empty() || request.identifier.is_none(),
+        "Either use deprecated 'id' field or one of 'kas_id' or 'uri', but not both",
+    );
+    check.rule(
+        "",
+        "required_fields",
+        !request.id.is_empty() || request.identifier.is_some(),
+        "Either id or one of kas_id or uri must be set",
+    );
+    check.uuid_if_set("id", &request.id);
+    let name = match request.identifier {
+        Some(Identifier::KasId(id)) => kas_id(&mut check, "kas_id", id),
+        Some(Identifier::Name(name)) => kas_name(&mut check, "name", name),
+        Some(Identifier::Uri(uri)) => kas_uri(&mut check, "uri", uri),
+        None => KasName::Id(request.id),
+    };
+    check.done()?;
+    Ok(name)
+}
+
+fn kas_id(check: &mut Check, path: &str, id: String) -> KasName {
+    check.uuid(path, &id);
+    KasName::Id(id)
+}
+
+fn kas_name(check: &mut Check, path: &str, name: String) -> KasName {
+    check.at_least_one(path, &name);
+    KasName::Name(name)
+}
+
+fn kas_uri(check: &mut Check, path: &str, uri: String) -> KasName {
+    check.at_least_one(path, &uri);
+    check.uri(path, &uri);
+    KasName::Uri(uri)
+}
+
+fn row_id(check: &mut Check, id: String) -> Option<KeyName> {
+    check.uuid("id", &id);
+    Some(KeyName::Id(id))
+}
+
+fn identified(check: &mut Check, path: &str, key: KasKeyIdentifier) -> Option<KeyName> {
+    use kas_key_identifier::Identifier;
+    check.one_of(&format!("{path}.identifier"), key.identifier.is_some());
+    match &key.identifier {
+        Some(Identifier::KasId(id)) => check.uuid(&format!("{path}.kas_id"), id),
+        Some(Identifier::Name(name)) => check.at_least_one(&format!("{path}.name"), name),
+        Some(Identifier::Uri(uri)) => {
+            check.at_least_one(&format!("{path}.uri"), uri);
+            check.uri(&format!("{path}.uri"), uri);
+        }
+        None => {}
+    }
+    check.at_least_one(&format!("{path}.kid"), &key.kid);
+    key_name(key)
+}
+
+fn check_algorithm(check: &mut Check, path: &str, number: i32) {
+    let holds = number != 0 && Algorithm::try_from(number).is_ok();
+    let text = "The key_algorithm must be one of the defined values.";
+    check.rule(path, "key_algorithm_defined", holds, text);
+}
+
+fn check_create_key(request: &CreateKeyRequest) -> Result<(), Status> {
+    let mut check = Check::default();
+    check.uuid("kas_id", &request.kas_id);
+    check.kid("key_id", &request.key_id);
+    check_algorithm(&mut check, "key_algorithm", request.key_algorithm);
+    check.rule(
+        "key_mode",
+        "key_mode_defined",
+        (1..=4).contains(&request.key_mode),
+        "The key_mode must be one of the defined values (1-4).",
+    );
+    check_material(
+        &mut check,
+        "",
+        request.key_mode,
+        request.public_key_ctx.as_ref(),
+        request.private_key_ctx.as_ref(),
+        &request.provider_config_id,
+    );
+    if let Some(metadata) = &request.metadata {
+        check.labels(&metadata.labels);
+    }
+    check.done()
+}
+
+fn check_new_key(check: &mut Check, new: &rotate_key_request::NewKey) {
+    check.kid("new_key.key_id", &new.key_id);
+    check_algorithm(check, "new_key.algorithm", new.algorithm);
+    check.defined("new_key.key_mode", KeyMode::try_from(new.key_mode).is_ok());
+    check.rule(
+        "new_key.key_mode",
+        "new_key_mode_defined",
+        (1..=4).contains(&new.key_mode),
+        "The new key_mode must be one of the defined values (1-4).",
+    );
+    check_material(
+        check,
+        "new_key.",
+        new.key_mode,
+        new.public_key_ctx.as_ref(),
+        new.private_key_ctx.as_ref(),
+        &new.provider_config_id,
+    );
+    if let Some(metadata) = &new.metadata {
+        check.labels(&metadata.labels);
+    }
+}
+
+/// What goes with a key mode.
+fn check_material(
+    check: &mut Check,
+    prefix: &str,
+    mode: i32,
+    public: Option<&PublicKeyCtx>,
+    private: Option<&PrivateKeyCtx>,
+    provider_id: &str,
+) {
+    let mode = KeyMode::try_from(mode).unwrap_or_default();
+    check.required(&format!("{prefix}public_key_ctx"), public.is_some());
+    if let Some(public) = public {
+        check.at_least_one(&format!("{prefix}public_key_ctx.pem"), &public.pem);
+    }
+    if let Some(private) = private {
+        check.at_least_one(&format!("{prefix}private_key_ctx.key_id"), &private.key_id);
+        check.at_most(&format!("{prefix}private_key_ctx.key_id"), &private.key_id, 2048);
+    }
+    check.uuid_if_set(&format!("{prefix}provider_config_id"), provider_id);
+    let has_wrapped = private.is_some_and(|private| !private.wrapped_key.is_empty());
+    let wrapped_fits = match mode {
+        KeyMode::ConfigRootKey | KeyMode::ProviderRootKey => has_wrapped,
+        KeyMode::Remote | KeyMode::PublicKeyOnly => !has_wrapped,
+        KeyMode::Unspecified => false,
+    };
+    let provider_fits = match mode {
+        KeyMode::ConfigRootKey | KeyMode::PublicKeyOnly => provider_id.is_empty(),
+        KeyMode::ProviderRootKey | KeyMode::Remote => !provider_id.is_empty(),
+        KeyMode::Unspecified => false,
+    };
+    let (the, provider) = if prefix.is_empty() {
+        ("The", "Provider")
+    } else {
+        ("For the new key, the", "For the new key, provider")
+    };
+    check.rule(
+        "",
+        "private_key_ctx_optionally_required",
+        wrapped_fits,
+        &format!(
+            "{the} wrapped_key is required if key_mode is KEY_MODE_CONFIG_ROOT_KEY or \
+             KEY_MODE_PROVIDER_ROOT_KEY. The wrapped_key must be empty if key_mode is \
+             KEY_MODE_REMOTE or KEY_MODE_PUBLIC_KEY_ONLY."
+        ),
+    );
+    check.rule(
+        "",
+        "provider_config_id_optionally_required",
+        provider_fits,
+        &format!(
+            "{provider} config id is required if key_mode is KEY_MODE_PROVIDER_ROOT_KEY or \
+             KEY_MODE_REMOTE. It must be empty for KEY_MODE_CONFIG_ROOT_KEY and \
+             KEY_MODE_PUBLIC_KEY_ONLY."
+        ),
+    );
+    check.rule(
+        "",
+        "private_key_ctx_for_public_key_only",
+        !(mode == KeyMode::PublicKeyOnly && private.is_some()),
+        "private_key_ctx must not be set if key_mode is KEY_MODE_PUBLIC_KEY_ONLY.",
+    );
+}
+
+fn checked_pem(context: Option<PublicKeyCtx>, algorithm: i32) -> Result<String> {
+    material::public_pem(&context.unwrap_or_default().pem, algorithm)
+}
+
+fn checked_private(context: Option<PrivateKeyCtx>) -> Result<Option<PrivateKey>> {
+    let Some(context) = context else { return Ok(None) };
+    let wrapped_key = Some(context.wrapped_key).filter(|wrapped| !wrapped.is_empty());
+    if let Some(wrapped) = &wrapped_key {
+        material::check_wrapped(wrapped)?;
+    }
+    Ok(Some(PrivateKey { key_id: context.key_id, wrapped_key }))
+}

@@ -1,0 +1,159 @@
+//! `policy.keymanagement.KeyManagementService`
+#![expect(deprecated, reason = "old clients send these fields")]
+
+use kasbah_proto::policy::{
+    KeyProviderConfig,
+    keymanagement::{
+        CreateProviderConfigRequest, CreateProviderConfigResponse, DeleteProviderConfigRequest,
+        DeleteProviderConfigResponse, GetProviderConfigRequest, GetProviderConfigResponse,
+        ListProviderConfigsRequest, ListProviderConfigsResponse, UpdateProviderConfigRequest,
+        UpdateProviderConfigResponse, get_provider_config_request::Identifier,
+        key_management_service_server::KeyManagementService,
+    },
+};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{ControlPlane, page};
+use crate::{
+    NewProvider, ProviderChange, ProviderName, audit,
+    convert::{label_change, labels, provider_message},
+    error::Error,
+    validate::Check,
+};
+
+const CREATION: &str = "resource creation failed";
+const RETRIEVAL: &str = "resource retrieval failed";
+const UPDATE: &str = "resource update failed";
+const DELETION: &str = "resource deletion failed";
+
+impl ControlPlane {
+    fn warn_unregistered(&self, manager: &str) {
+        if !self.keys.has_manager(manager) {
+            tracing::warn!(manager, "a provider configuration names a manager this node lacks");
+        }
+    }
+}
+
+#[async_trait]
+impl KeyManagementService for ControlPlane {
+    async fn create_provider_config(
+        &self,
+        request: Request<CreateProviderConfigRequest>,
+    ) -> Result<Response<CreateProviderConfigResponse>, Status> {
+        let actor = self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        check.required("name", !request.name.is_empty());
+        check.provider_name("name", &request.name);
+        check.required("config_json", !request.config_json.is_empty());
+        check.config_json(&request.config_json);
+        check.required("manager", !request.manager.is_empty());
+        check.provider_name("manager", &request.manager);
+        if let Some(metadata) = &request.metadata {
+            check.labels(&metadata.labels);
+        }
+        check.done()?;
+        let new = NewProvider {
+            name: request.name,
+            manager: request.manager,
+            config_json: request.config_json.into(),
+            labels: labels(request.metadata),
+        };
+        let created = self.registry.create_provider(new).await;
+        audit::provider(&actor, audit::Action::Create, created.as_ref().ok(), None);
+        let provider = created.map_err(|error| error.status(CREATION))?;
+        self.warn_unregistered(&provider.manager);
+        let provider_config = Some(provider_message(provider));
+        Ok(Response::new(CreateProviderConfigResponse { provider_config }))
+    }
+
+    async fn get_provider_config(
+        &self,
+        request: Request<GetProviderConfigRequest>,
+    ) -> Result<Response<GetProviderConfigResponse>, Status> {
+        self.gate.admin(request.metadata()).await?;
+        let identifier = request.into_inner().identifier;
+        let mut check = Check::default();
+        check.one_of("identifier", identifier.is_some());
+        match &identifier {
+            Some(Identifier::Id(id)) => check.uuid("id", id),
+            Some(Identifier::Name(name)) => check.at_least_one("name", name),
+            Some(Identifier::NameManager(pair)) => {
+                check.at_least_one("name_manager.name", &pair.name);
+                check.at_least_one("name_manager.manager", &pair.manager);
+            }
+            None => {}
+        }
+        check.done()?;
+        let name = match identifier {
+            Some(Identifier::Id(id)) => ProviderName::Id(id),
+            Some(Identifier::NameManager(pair)) => {
+                ProviderName::Pair { name: pair.name, manager: pair.manager }
+            }
+            _ => return Err(Error::invalid("identifier is deprecated").status(RETRIEVAL)),
+        };
+        let provider = self.registry.provider(&name).await;
+        let provider = provider.map_err(|error| error.status(RETRIEVAL))?;
+        let provider_config = Some(provider_message(provider));
+        Ok(Response::new(GetProviderConfigResponse { provider_config }))
+    }
+
+    async fn list_provider_configs(
+        &self,
+        request: Request<ListProviderConfigsRequest>,
+    ) -> Result<Response<ListProviderConfigsResponse>, Status> {
+        self.gate.admin(request.metadata()).await?;
+        let page = page(request.into_inner().pagination).map_err(|e| e.status(RETRIEVAL))?;
+        let listed = self.registry.list_providers(page).await;
+        let listed = listed.map_err(|error| error.status(RETRIEVAL))?;
+        let pagination = Some(listed.response());
+        let provider_configs = listed.items.into_iter().map(provider_message).collect();
+        Ok(Response::new(ListProviderConfigsResponse { provider_configs, pagination }))
+    }
+
+    async fn update_provider_config(
+        &self,
+        request: Request<UpdateProviderConfigRequest>,
+    ) -> Result<Response<UpdateProviderConfigResponse>, Status> {
+        let actor = self.gate.admin(request.metadata()).await?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        check.uuid("id", &request.id);
+        check.provider_name("name", &request.name);
+        check.provider_name("manager", &request.manager);
+        check.config_json(&request.config_json);
+        if let Some(metadata) = &request.metadata {
+            check.labels(&metadata.labels);
+        }
+        check.done()?;
+        let labels = label_change(request.metadata, request.metadata_update_behavior);
+        let change = ProviderChange {
+            name: request.name,
+            manager: request.manager,
+            config_json: request.config_json.into(),
+            labels: labels.map_err(|error| error.status(UPDATE))?,
+        };
+        let updated = self.registry.update_provider(&request.id, change).await;
+        let (before, after) = updated.map_err(|error| error.status(UPDATE))?;
+        audit::provider(&actor, audit::Action::Update, Some(&before), Some(&after));
+        self.warn_unregistered(&after.manager);
+        let provider_config = Some(provider_message(after));
+        Ok(Response::new(UpdateProviderConfigResponse { provider_config }))
+    }
+
+    async fn delete_provider_config(
+        &self,
+        request: Request<DeleteProviderConfigRequest>,
+    ) -> Result<Response<DeleteProviderConfigResponse>, Status> {
+        let actor = self.gate.admin(request.metadata()).await?;
+        let id = request.into_inner().id;
+        let mut check = Check::default();
+        check.uuid("id", &id);
+        check.done()?;
+        let deleted = self.registry.delete_provider(&id).await;
+        audit::provider(&actor, audit::Action::Delete, deleted.as_ref().ok(), None);
+        deleted.map_err(|error| error.status(DELETION))?;
+        let provider_config = Some(KeyProviderConfig { id, ..KeyProviderConfig::default() });
+        Ok(Response::new(DeleteProviderConfigResponse { provider_config }))
+    }
+}
