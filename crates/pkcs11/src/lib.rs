@@ -29,6 +29,7 @@ mod recipient;
 mod recovery;
 mod rewrap;
 mod selftest;
+mod store;
 pub mod template;
 pub mod token;
 pub mod uri;

@@ -15,10 +15,13 @@ use kasbah_crypto::{
     rsa::RsaPublicKey,
 };
 use kasbah_trust::{
-    Custody, CustodyPolicy, Deadline, Error, Health, KeyDetails, KeyManager, KeyMode, ProtectedKey,
-    Recipient, Result, RewrapRequest, RewrappedKey, SoftwareKey,
+    Custody, CustodyPolicy, Deadline, Error, Health, KeyDetails, KeyManager, KeyMode, KeyStore,
+    ProtectedKey, Recipient, Result, RewrapRequest, RewrappedKey, SoftwareKey,
 };
-use tokio::{sync::oneshot, time::timeout_at};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::{timeout, timeout_at},
+};
 
 use crate::{
     MANAGER,
@@ -42,18 +45,20 @@ const HEALTH_WAIT: Duration = Duration::from_secs(2);
 /// hangs longer is left behind.
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
-const CLOSED: &str = "the key manager is closed";
+pub(crate) const CLOSED: &str = "the key manager is closed";
 const STAYS: &str = "a data key does not leave the token in clear under require-sealed";
 
 /// Private keys in one token, used by worker threads with a session each.
 #[derive(Debug)]
 pub struct HsmManager {
-    device: Arc<Device>,
+    pub(crate) device: Arc<Device>,
     policy: CustodyPolicy,
     /// `None` once closed.
     jobs: Mutex<Option<Sender<Ticket>>>,
     keys: Mutex<HashMap<String, Arc<Key>>>,
     workers: Arc<Workers>,
+    /// Held by who works as a [`KeyStore`].
+    pub(crate) storing: Arc<Semaphore>,
 }
 
 /// The threads of a manager.
@@ -119,6 +124,7 @@ impl HsmManager {
             jobs: Mutex::new(Some(queue)),
             keys: Mutex::default(),
             workers: Arc::new(Workers { threads: Mutex::new(threads), done }),
+            storing: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -133,7 +139,7 @@ impl HsmManager {
     }
 
     /// Puts a job in the queue and waits for the answer until the deadline.
-    async fn ask(&self, job: Job, deadline: Deadline) -> Result<Outcome> {
+    pub(crate) async fn ask(&self, job: Job, deadline: Deadline) -> Result<Outcome> {
         if deadline.has_passed() {
             return Err(Error::unavailable("the deadline had passed before the token was asked"));
         }
@@ -297,6 +303,10 @@ impl KeyManager for HsmManager {
         }
     }
 
+    fn key_store(&self) -> Option<&dyn KeyStore> {
+        Some(self)
+    }
+
     /// Asks the token, through a worker. A full queue that moves is no illness.
     async fn health(&self) -> Health {
         let done = self.device.stats.done.load(Ordering::Relaxed);
@@ -319,12 +329,16 @@ impl KeyManager for HsmManager {
 
     async fn close(&self) {
         drop(lock(&self.jobs).take());
+        let turn = timeout(DRAIN_WAIT, self.storing.acquire()).await;
+        self.storing.close();
+        let stored = turn.is_ok();
+        drop(turn);
         let workers = Arc::clone(&self.workers);
         let joined = tokio::task::spawn_blocking(move || workers.join()).await;
-        if !joined.unwrap_or(false) {
+        if !stored || !joined.unwrap_or(false) {
             tracing::error!(
                 token = self.device.token.label(),
-                "a worker is still inside the token and is left behind"
+                "a thread is still inside the token and is left behind"
             );
         }
     }

@@ -1,4 +1,5 @@
-//! Making and listing keys on a token, behind `kasbah hsm init|generate|import|list|public`.
+//! Making, listing and destroying keys on a token: behind `kasbah hsm`, and behind the key store of
+//! a manager.
 //!
 //! Keys are made with the hardened template of [`crate::template`]. Both halves carry the kid as
 //! `CKA_LABEL` and the same `CKA_ID` of 16 bytes:
@@ -60,6 +61,17 @@ impl KeyEntry {
     pub fn uri(&self) -> Option<KeyUri> {
         KeyUri::for_key(&self.label, &self.id)
     }
+}
+
+/// A key as [`inventory`] shows it, or what is left of one.
+#[derive(Debug, Clone)]
+pub struct StoredPair {
+    /// The key; of a public half alone, what that says, and nothing in `gaps`.
+    pub entry: KeyEntry,
+    /// Whether the private half is there.
+    pub has_private_key: bool,
+    /// Whether the public half is there. An RSA key is of use without it.
+    pub has_public_key: bool,
 }
 
 /// Makes a token labelled `label` of the first blank one in `module`.
@@ -169,6 +181,83 @@ pub fn list(token: &Token) -> Result<Vec<KeyEntry>> {
     Ok(keys)
 }
 
+/// Every private key of the token and every public key that belongs to none, by label. A token
+/// makes the halves of a pair one after the other, so that an interruption leaves one of them.
+///
+/// # Errors
+/// [`Error::Call`] when the token cannot be read.
+pub fn inventory(token: &Token) -> Result<Vec<StoredPair>> {
+    let session = token.open_session()?;
+    let mut orphans = token::objects(&session, ObjectClass::PUBLIC_KEY)?
+        .into_iter()
+        .map(|public| orphan(&session, public))
+        .collect::<Result<Vec<_>>>()?;
+    let mut pairs = Vec::new();
+    for private in token::private_keys(&session)? {
+        let entry = entry_of_any(&session, private)?;
+        let before = orphans.len();
+        orphans.retain(|orphan| !are_halves(&entry, &orphan.entry));
+        let has_public_key = orphans.len() < before;
+        pairs.push(StoredPair { entry, has_private_key: true, has_public_key });
+    }
+    pairs.append(&mut orphans);
+    pairs.sort_by(|a, b| (&a.entry.label, &a.entry.id).cmp(&(&b.entry.label, &b.entry.id)));
+    Ok(pairs)
+}
+
+/// Destroys both halves of the key labelled `kid`, the private one first; says how many objects
+/// that were.
+///
+/// # Errors
+/// [`Error::Key`], with nothing done, when more than one private key has this label;
+/// [`Error::Call`] when the token refuses.
+pub fn destroy(token: &Token, kid: &str) -> Result<usize> {
+    let session = token.open_rw_session()?;
+    let labelled = |class| {
+        let label = Attribute::Label(kid.into());
+        session
+            .find_objects(&[Attribute::Class(class), Attribute::Token(true), label])
+            .map_err(Error::during("searching for a key"))
+    };
+    let mut objects = labelled(ObjectClass::PRIVATE_KEY)?;
+    if objects.len() > 1 {
+        return Err(Error::Key(format!(
+            "token {} has {} private keys labelled {kid}, so it is not clear which to destroy; \
+             delete one by its id with a tool of the token's maker, see `kasbah hsm list`",
+            token.label(),
+            objects.len()
+        )));
+    }
+    objects.extend(labelled(ObjectClass::PUBLIC_KEY)?);
+    for &object in &objects {
+        session.destroy_object(object).map_err(Error::during("destroying a key"))?;
+    }
+    Ok(objects.len())
+}
+
+/// Changes the user's PIN to `new`; the old one is what the token was opened with.
+///
+/// Sessions and logins that exist go on. Where the PIN is kept, it must be replaced before the
+/// next login: every attempt with the old one brings the token nearer to locking.
+///
+/// # Errors
+/// [`Error::Config`] when the new PIN is the old one, or is too short or too long; [`Error::Pin`]
+/// when the old one cannot be read; [`Error::Call`] when the token refuses.
+pub fn change_pin(token: &Token, new: &AuthPin) -> Result<()> {
+    let old = token.read_pin()?;
+    if old.expose_secret() == new.expose_secret() {
+        return Err(Error::Config("the new PIN is the old one; choose another".into()));
+    }
+    let info = token
+        .module()
+        .context()
+        .get_token_info(token.slot()?)
+        .map_err(Error::during("reading the limits of a PIN"))?;
+    check_pin("new", new, info.min_pin_length(), info.max_pin_length())?;
+    let session = token.open_rw_session()?;
+    session.set_pin(&old, new).map_err(Error::during("changing the PIN"))
+}
+
 /// The public half of a key.
 ///
 /// # Errors
@@ -198,26 +287,38 @@ fn blank_slot(module: &Arc<Module>, label: &str, pins: &[(&str, &AuthPin)]) -> R
     }
     let (slot, shortest, longest) = blank
         .ok_or_else(|| Error::Token(format!("{} has no blank token", module.path().display())))?;
-    // Kryoptic has no upper bound and says 0.
-    let longest = if longest == 0 { usize::MAX } else { longest };
     for (whose, pin) in pins {
-        if !(shortest.max(1)..=longest).contains(&pin.expose_secret().len()) {
-            return Err(Error::Config(format!(
-                "the {whose} PIN must have {shortest} to {longest} characters on this token"
-            )));
-        }
+        check_pin(whose, pin, shortest, longest)?;
     }
     Ok(slot)
 }
 
-fn check_kid(kid: &str) -> Result<()> {
+fn check_pin(whose: &str, pin: &AuthPin, shortest: usize, longest: usize) -> Result<()> {
+    let length = pin.expose_secret().len();
+    // Kryoptic has no upper bound and says 0.
+    if length < shortest.max(1) || (longest != 0 && length > longest) {
+        let most = if longest == 0 { "more".to_owned() } else { longest.to_string() };
+        return Err(Error::Config(format!(
+            "the {whose} PIN must have {} to {most} characters on this token",
+            shortest.max(1)
+        )));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_kid(kid: &str) -> Result<()> {
     if kid.is_empty() || kid.len() > MAX_LABEL_LEN || kid.chars().any(char::is_control) {
         return Err(Error::Config(format!("a kid has 1 to {MAX_LABEL_LEN} printable bytes")));
     }
     Ok(())
 }
 
-fn refuse_taken(session: &Session, token: &Token, by: &Attribute, kid: &str) -> Result<()> {
+pub(crate) fn refuse_taken(
+    session: &Session,
+    token: &Token,
+    by: &Attribute,
+    kid: &str,
+) -> Result<()> {
     for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
         let filter = [Attribute::Class(class), Attribute::Token(true), by.clone()];
         let found = session.find_objects(&filter).map_err(Error::during("searching for a key"))?;
@@ -338,6 +439,19 @@ fn entry_of_any(session: &Session, private: ObjectHandle) -> Result<KeyEntry> {
         }
         other => other,
     }
+}
+
+/// The entry of a public key that may turn out to be alone.
+fn orphan(session: &Session, public: ObjectHandle) -> Result<StoredPair> {
+    let (label, id) = token::names(session, public)?;
+    let public_key = token::public_key(session, public)?;
+    let algorithm = public_key.as_ref().and_then(PublicKey::algorithm);
+    let entry = KeyEntry { label, id, algorithm, gaps: Vec::new(), public_key };
+    Ok(StoredPair { entry, has_private_key: false, has_public_key: true })
+}
+
+fn are_halves(private: &KeyEntry, public: &KeyEntry) -> bool {
+    if private.id.is_empty() { private.label == public.label } else { private.id == public.id }
 }
 
 /// Removes what a failed step left behind; the failure itself is what gets reported.

@@ -11,6 +11,7 @@ use cryptoki::{
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::{Session, SessionState, UserType},
     slot::Slot,
+    types::AuthPin,
 };
 use kasbah_crypto::{PublicKey, rsa::RsaPublicKey};
 use kasbah_trust::SecretSource;
@@ -43,6 +44,7 @@ pub struct Token {
     slot: Option<u64>,
     pin: PinSource,
     state: Mutex<State>,
+    making: Mutex<()>,
 }
 
 /// What changes about a token while it is in use.
@@ -114,6 +116,7 @@ impl Token {
             slot,
             pin,
             state: Mutex::new(State { slot: found, guard: None, refused: None }),
+            making: Mutex::default(),
         });
         tokens.push(Arc::clone(&token));
         Ok(token)
@@ -181,8 +184,20 @@ impl Token {
         self.session(slot, true)
     }
 
+    /// Held while keys are made or destroyed, so that looking for a name and taking it is one step
+    /// in this process.
+    pub(crate) fn making(&self) -> MutexGuard<'_, ()> {
+        lock(&self.making)
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    pub(crate) fn read_pin(&self) -> Result<AuthPin> {
+        self.pin.source.read().map_err(|error| {
+            Error::Pin(format!("token {}: PIN {}: {error}", self.label, self.pin.name))
+        })
     }
 
     fn session(&self, slot: Slot, writable: bool) -> Result<TokenSession> {
@@ -197,9 +212,7 @@ impl Token {
             return Err(Error::Pin(message.clone()));
         }
         let slot = find_slot(&self.module, &self.label, self.slot)?;
-        let pin = self.pin.source.read().map_err(|error| {
-            Error::Pin(format!("token {}: PIN {}: {error}", self.label, self.pin.name))
-        })?;
+        let pin = self.read_pin()?;
         let guard = self.session(slot, false)?;
         match guard.login(UserType::User, Some(&pin)) {
             Ok(()) | Err(Cryptoki::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
@@ -350,7 +363,12 @@ pub fn find_key(session: &Session, token: &str, uri: &KeyUri) -> Result<FoundKey
 
 /// Handles of all private keys of the token.
 pub(crate) fn private_keys(session: &Session) -> Result<Vec<ObjectHandle>> {
-    let filter = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)];
+    objects(session, ObjectClass::PRIVATE_KEY)
+}
+
+/// Handles of all token objects of a class.
+pub(crate) fn objects(session: &Session, class: ObjectClass) -> Result<Vec<ObjectHandle>> {
+    let filter = [Attribute::Class(class), Attribute::Token(true)];
     session.find_objects(&filter).map_err(Error::during("listing keys"))
 }
 

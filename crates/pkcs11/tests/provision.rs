@@ -46,6 +46,8 @@ on_both_modules! {
     a_private_key_alone_is_listed
     pkcs11_tool_sees_the_same_keys
     the_public_key_is_found_by_label_and_id
+    a_changed_pin_opens_the_token_from_then_on
+    an_unfit_pin_changes_nothing
 }
 
 fn generated_keys_are_hardened(fixture: &TestToken) {
@@ -275,6 +277,51 @@ fn kryoptic_has_no_second_token() {
     let module = Module::load("--module", fixture.module_path()).unwrap();
     let error = provision::init_token(&module, "prod", &secret(SO_PIN), &secret(PIN)).unwrap_err();
     assert!(matches!(error, Error::Token(_)), "{error:?}");
+}
+
+fn a_changed_pin_opens_the_token_from_then_on(fixture: &TestToken) {
+    let token = open(fixture);
+    provision::generate(&token, "before", Algorithm::Rsa2048).unwrap();
+    let held = token.open_session().unwrap();
+    let new = "0123456789";
+    provision::change_pin(&token, &secret(new)).unwrap();
+    // Sessions and the login of this process go on.
+    token::find_key(&held, LABEL, &KeyUri::for_label("before")).unwrap();
+    provision::generate(&token, "after", Algorithm::Rsa2048).unwrap();
+    assert_eq!(provision::list(&token).unwrap().len(), 2);
+    for (pin, opens) in [(new, true), (PIN, false)] {
+        // Another process, whose login is its own.
+        let output = Command::new("pkcs11-tool")
+            .arg("--module")
+            .arg(fixture.module_path())
+            .args(["--token-label", LABEL, "--login", "--pin", pin, "--list-objects"])
+            .envs(fixture.env())
+            .output()
+            .unwrap_or_else(|error| panic!("pkcs11-tool ({error}): apt-get install opensc"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(text.contains("Private Key Object"), opens, "{text}");
+        let refused = String::from_utf8_lossy(&output.stderr).contains("CKR_PIN_INCORRECT");
+        assert_eq!(refused, !opens, "{text}");
+    }
+}
+
+fn an_unfit_pin_changes_nothing(fixture: &TestToken) {
+    let token = open(fixture);
+    let error = provision::change_pin(&token, &secret(PIN)).unwrap_err();
+    assert!(matches!(&error, Error::Config(text) if text.contains("is the old one")), "{error:?}");
+    let empty = provision::change_pin(&token, &secret("")).unwrap_err();
+    assert!(matches!(empty, Error::Config(_)), "{empty:?}");
+    let limits = token.module().context().get_token_info(token.slot().unwrap()).unwrap();
+    let (least, most) = (limits.min_pin_length(), limits.max_pin_length());
+    let mut unfit = vec!["1".repeat(least.saturating_sub(1))];
+    unfit.extend((most != 0).then(|| "1".repeat(most + 1)));
+    for pin in unfit {
+        let error = provision::change_pin(&token, &secret(&pin)).unwrap_err();
+        let Error::Config(text) = &error else { panic!("{error:?}") };
+        assert!(text.contains("the new PIN must have"), "{text}");
+    }
+    // The old one still is the one to change.
+    provision::change_pin(&token, &secret("0123456789")).unwrap();
 }
 
 /// Both halves carry label and id of the entry, and the public object holds the entry's key.

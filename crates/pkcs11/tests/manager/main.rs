@@ -9,3 +9,4 @@ mod harness;
 mod load;
 mod loss;
 mod soak;
+mod store;
