@@ -1,6 +1,6 @@
 //! `kasbah hsm`: the operator's view of a token.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use anyhow::anyhow;
 use kasbah_pkcs11::{
@@ -72,6 +72,15 @@ enum Command {
         #[command(flatten)]
         token: TokenArguments,
     },
+    /// Change the user's PIN from the one given to a new one
+    ///
+    /// A server that runs goes on; put the new PIN where it reads it before it is started again.
+    ChangePin {
+        #[command(flatten)]
+        token: TokenArguments,
+        #[command(flatten)]
+        new: NewPinArguments,
+    },
     /// Print the public half of a key as PEM
     Public {
         #[command(flatten)]
@@ -121,6 +130,24 @@ struct PinArguments {
     credential: Option<String>,
 }
 
+/// Where the user's next PIN comes from.
+#[derive(Debug, clap::Args)]
+#[group(id = "new_pin", multiple = false, required = true)]
+struct NewPinArguments {
+    /// File with the new PIN
+    #[arg(long = "new-pin-file", value_name = "FILE")]
+    new_file: Option<PathBuf>,
+    /// Environment variable with the new PIN
+    #[arg(long = "new-pin-env", value_name = "VARIABLE")]
+    new_env: Option<String>,
+    /// systemd credential with the new PIN
+    #[arg(long = "new-pin-credential", value_name = "NAME")]
+    new_credential: Option<String>,
+    /// Entry of `secrets` in the configuration with the new PIN
+    #[arg(long = "new-pin-secret", value_name = "NAME", requires = "config")]
+    new_secret: Option<String>,
+}
+
 /// A token that was named one way or the other.
 struct Place {
     /// What names the library, for messages.
@@ -129,6 +156,8 @@ struct Place {
     token: String,
     slot: Option<u64>,
     pin: PinSource,
+    /// The node's secrets, where there is a configuration.
+    secrets: BTreeMap<String, SecretSource>,
 }
 
 /// A key as it is printed.
@@ -169,6 +198,7 @@ fn run(command: &Command, place: &Place, output: Output) -> Result<(), Failure> 
             let rows: Vec<_> = provision::list(&*place.open()?)?.iter().map(Row::from).collect();
             output.print(&rows, |rows| table(rows))
         }
+        Command::ChangePin { new, .. } => change_pin(place, new, output),
         Command::Public { key, .. } => {
             let public_key = provision::public(&*place.open()?, key)?;
             public(&public_key, key, output)
@@ -183,6 +213,18 @@ fn init(place: &Place, so_pin_file: &std::path::Path, output: Output) -> Result<
     provision::init_token(&module, &place.token, &so_pin, &pin)?;
     output.print(&json!({ "token": place.token }), |_| {
         format!("made token {}; put a key in it with `kasbah hsm generate`", place.token)
+    })
+}
+
+fn change_pin(place: &Place, new: &NewPinArguments, output: Output) -> Result<(), Failure> {
+    let new = new.source(&place.secrets)?.read().or_exit(Exit::Usage)?;
+    provision::change_pin(&*place.open()?, &new)?;
+    output.print(&json!({ "token": place.token }), |_| {
+        format!(
+            "changed the PIN of token {}; now put the new one where the old one was ({}): the old \
+             one is refused from here on, and a token locks after a few attempts",
+            place.token, place.pin.source
+        )
     })
 }
 
@@ -208,6 +250,7 @@ impl Command {
             | Self::Generate { token, .. }
             | Self::Import { token, .. }
             | Self::List { token }
+            | Self::ChangePin { token, .. }
             | Self::Public { token, .. } => token,
         }
     }
@@ -227,6 +270,7 @@ impl TokenArguments {
                     token: token.clone(),
                     slot: None,
                     pin,
+                    secrets: BTreeMap::new(),
                 };
                 Ok((place, Environment::default()))
             }
@@ -254,6 +298,7 @@ fn of_provider(file: &std::path::Path, provider: &str) -> Result<(Place, Environ
         token: settings.token.clone(),
         slot: settings.slot,
         pin: PinSource { name: settings.pin_name.clone(), source: settings.pin.clone() },
+        secrets: config.secrets,
     };
     Ok((place, config.environment))
 }
@@ -264,6 +309,21 @@ impl PinArguments {
         let env = || self.env.clone().map(SecretSource::Env);
         let credential = || self.credential.clone().map(SecretSource::Credential);
         file.or_else(env).or_else(credential)
+    }
+}
+
+impl NewPinArguments {
+    fn source(&self, secrets: &BTreeMap<String, SecretSource>) -> Result<SecretSource, Failure> {
+        if let Some(name) = &self.new_secret {
+            return secrets.get(name).cloned().ok_or_else(|| {
+                let known = names(secrets.keys());
+                Failure::usage(format!("--new-pin-secret: no secret `{name}`; there are {known}"))
+            });
+        }
+        let file = self.new_file.clone().map(SecretSource::File);
+        let env = || self.new_env.clone().map(SecretSource::Env);
+        let credential = || self.new_credential.clone().map(SecretSource::Credential);
+        file.or_else(env).or_else(credential).ok_or_else(|| Failure::usage("name the new PIN"))
     }
 }
 

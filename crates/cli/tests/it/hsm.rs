@@ -141,3 +141,34 @@ fn a_provider_names_a_token_too() {
     assert!(ok(hsm("main")).stdout.contains("no private keys"));
     wrong(&hsm("other"), "no provider `other`");
 }
+
+#[test]
+fn the_pin_is_changed() {
+    let token = SoftHsm::fresh();
+    ok(hsm(&token, "generate", ["--kid", "r1", "--algorithm", "rsa:2048"]));
+    let new = token.dir().join("new-pin");
+    fs::write(&new, "0123456789\n").unwrap();
+    let file = new.to_str().unwrap();
+    let changed = ok(hsm(&token, "change-pin", ["--new-pin-file", file])).stdout;
+    assert!(changed.contains("now put the new one where the old one was"), "{changed}");
+    assert!(!changed.contains("0123456789"), "{changed}");
+    wrong(&hsm(&token, "list", []), "refused PIN");
+    fs::copy(&new, token.pin_file()).unwrap();
+    assert!(ok(hsm(&token, "list", [])).stdout.contains("r1"));
+    wrong(&hsm(&token, "change-pin", ["--new-pin-file", file]), "the new PIN is the old one");
+}
+
+#[test]
+fn a_new_pin_never_stands_on_the_command_line() {
+    let token = SoftHsm::fresh();
+    for arguments in [["--new-pin", "0123456789"], ["--new-pin-secret", "pin2"]] {
+        let ended = hsm(&token, "change-pin", arguments);
+        assert_eq!(ended.code, 2, "{}{}", ended.stdout, ended.stderr);
+    }
+    let ended = hsm(&token, "change-pin", []);
+    assert_eq!(ended.code, 2, "{}{}", ended.stdout, ended.stderr);
+    fs::write(token.dir().join("short"), "1").unwrap();
+    let short = token.dir().join("short");
+    let ended = hsm(&token, "change-pin", ["--new-pin-file", short.to_str().unwrap()]);
+    wrong(&ended, "the new PIN must have");
+}
