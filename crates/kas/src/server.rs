@@ -14,6 +14,7 @@ use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tonic::{
     Request, Response, Status, async_trait,
     metadata::MetadataMap,
+    service::Routes,
     transport::{Error as TransportError, Server, server::TcpIncoming},
 };
 use uuid::Uuid;
@@ -38,6 +39,7 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Kas {
     parts: Arc<Parts>,
+    beside: Routes,
 }
 
 /// A server could not start, or broke.
@@ -64,7 +66,14 @@ impl Kas {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts: Arc::new(parts), beside: Routes::default() }
+    }
+
+    /// Serves `routes` too, on the same listener.
+    #[must_use]
+    pub fn beside(mut self, routes: Routes) -> Self {
+        self.beside = routes;
+        self
     }
 
     /// URI this KAS is registered under.
@@ -113,8 +122,9 @@ impl Kas {
             return Err(ServeError::NotLoopback(address));
         }
         tracing::info!(%address, uri = self.uri(), "serving");
-        let limits = self.parts.limits.clone();
-        let service = AccessServiceServer::new(Access::new(self.parts))
+        let Self { parts, beside } = self;
+        let limits = parts.limits.clone();
+        let service = AccessServiceServer::new(Access::new(parts))
             .max_decoding_message_size(limits.message_bytes);
         let stopping = Semaphore::new(0);
         let signal = async {
@@ -123,7 +133,7 @@ impl Kas {
             stopping.close();
         };
         let serving = transport(&limits)
-            .add_service(service)
+            .add_routes(beside.add_service(service))
             .serve_with_incoming_shutdown(incoming(listener), signal);
         tokio::select! {
             served = serving => Ok(served?),

@@ -10,6 +10,7 @@ mod base_key;
 mod convert;
 mod db;
 mod error;
+mod files;
 mod intents;
 mod kas;
 mod keys;
@@ -19,6 +20,7 @@ mod model;
 mod providers;
 pub mod services;
 mod sort;
+mod source;
 mod uses;
 mod validate;
 
@@ -26,6 +28,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 pub use db::{Database, Kind, MigrationStatus};
 pub use error::{Error, Result};
+pub use files::{Declared, FileError, read_providers};
 pub use intents::Intent;
 pub use kas::{KasChange, NewKas};
 pub use keys::{KeyQuery, KeyState, NewKey, Rotation, UnsafeChange};
@@ -35,6 +38,7 @@ pub use model::{
 };
 pub use providers::{NewProvider, ProviderChange, ProviderName};
 pub use sort::Order;
+pub use source::RegistrySource;
 pub use uses::{Use, Uses};
 
 /// Says whether the settings of a provider configuration can be, without asking a device.
