@@ -51,6 +51,8 @@ pub(crate) enum Fault {
     Mismatch,
     #[error("the stored key is not of its algorithm, {0}; import the key again")]
     Algorithm(kasbah_trust::Algorithm),
+    #[error("the system's random source failed")]
+    Random,
     #[error("it names root key `{alias}`, but the root keys configured are: {known}")]
     UnknownRootKey { alias: String, known: String },
 }

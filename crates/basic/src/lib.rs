@@ -21,6 +21,7 @@ mod factory;
 mod locked;
 mod manager;
 mod root_keys;
+mod store;
 mod stored;
 
 use kasbah_trust::{Algorithm, Curve};

@@ -6,8 +6,8 @@ use std::{
 use async_trait::async_trait;
 use kasbah_crypto::PrivateKey;
 use kasbah_trust::{
-    Custody, Deadline, EcPublicKey, Error, Health, KeyDetails, KeyManager, KeyMode, ProtectedKey,
-    Result, SoftwareKey, WrappedDek,
+    Custody, Deadline, EcPublicKey, Error, Health, KeyDetails, KeyManager, KeyMode, KeyStore,
+    ProtectedKey, Result, SoftwareKey, WrappedDek,
 };
 
 use crate::{
@@ -55,7 +55,7 @@ impl BasicManager {
         }
         let wrapped = key.private_key.wrapped_key.as_deref();
         let wrapped = wrapped.ok_or_else(|| Error::NotFound(key.kid.clone()))?;
-        let fail = |fault| Error::from(StoredKeyError { kid: key.kid.clone(), fault });
+        let fail = |fault| Self::fault(key, fault);
         let (alias, root) = root_keys.find(key.private_key.key_id.as_deref()).map_err(fail)?;
 
         let cache_key = CacheKey::new(key, wrapped, alias);
@@ -73,7 +73,11 @@ impl BasicManager {
         Ok(loaded)
     }
 
-    fn root_keys(&self) -> Result<Arc<RootKeys>> {
+    pub(crate) fn fault(key: &KeyDetails, fault: Fault) -> Error {
+        StoredKeyError { kid: key.kid.clone(), fault }.into()
+    }
+
+    pub(crate) fn root_keys(&self) -> Result<Arc<RootKeys>> {
         let state = self.state();
         let open =
             state.as_ref().ok_or_else(|| Error::unavailable("opentdf.io/basic is closed"))?;
@@ -114,6 +118,10 @@ impl KeyManager for BasicManager {
             }
             PrivateKey::Rsa(_) => Err(Error::Unsupported("an RSA key agrees on nothing")),
         }
+    }
+
+    fn key_store(&self) -> Option<&dyn KeyStore> {
+        Some(self)
     }
 
     async fn health(&self) -> Health {

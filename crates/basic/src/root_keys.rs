@@ -41,6 +41,13 @@ impl RootKeys {
         }
     }
 
+    /// The root key of this alias and no other.
+    pub(crate) fn exactly(&self, alias: &str) -> Result<&RootKey, Fault> {
+        self.keys
+            .get(alias)
+            .ok_or_else(|| Fault::UnknownRootKey { alias: alias.to_owned(), known: self.known() })
+    }
+
     fn known(&self) -> String {
         self.keys.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
     }

@@ -27,6 +27,18 @@ pub fn wrap_private_key(root: &RootKey, pem: &str) -> Result<String, WrapError> 
     Ok(BASE64_STANDARD.encode(sealed))
 }
 
+/// Wraps a stored private key by `new` instead of `old`.
+pub(crate) fn wrap_again(
+    wrapped: &str,
+    alias: &str,
+    old: &RootKey,
+    new: &RootKey,
+) -> Result<String, Fault> {
+    let pem = open(wrapped, alias, old)?;
+    let sealed = new.seal(pem.expose_secret()).map_err(|_| Fault::Random)?;
+    Ok(BASE64_STANDARD.encode(sealed))
+}
+
 /// Unwraps the private key of `key` and checks that it is the one.
 pub(crate) fn load(
     key: &KeyDetails,
@@ -34,11 +46,7 @@ pub(crate) fn load(
     alias: &str,
     root: &RootKey,
 ) -> Result<LoadedKey, Fault> {
-    let sealed = BASE64_STANDARD.decode(wrapped).map_err(|_| Fault::NotBase64)?;
-    if sealed.len() < NONCE_LEN + TAG_LEN {
-        return Err(Fault::TooShort(sealed.len()));
-    }
-    let private = parse(root.open(&sealed).map_err(|_| Fault::DoesNotOpen(alias.to_owned()))?)?;
+    let private = parse(&open(wrapped, alias, root)?)?;
     let public = private.public_key();
     if public != key.public_key {
         return Err(Fault::Mismatch);
@@ -49,9 +57,18 @@ pub(crate) fn load(
     Ok(LoadedKey { private, public })
 }
 
-fn parse(opened: Zeroizing<Vec<u8>>) -> Result<PrivateKey, Fault> {
-    let pem = Locked::new(&opened);
-    drop(opened);
+/// The PEM text of a stored key.
+fn open(wrapped: &str, alias: &str, root: &RootKey) -> Result<Locked, Fault> {
+    let sealed = BASE64_STANDARD.decode(wrapped).map_err(|_| Fault::NotBase64)?;
+    if sealed.len() < NONCE_LEN + TAG_LEN {
+        return Err(Fault::TooShort(sealed.len()));
+    }
+    let opened: Zeroizing<Vec<u8>> =
+        root.open(&sealed).map_err(|_| Fault::DoesNotOpen(alias.to_owned()))?;
+    Ok(Locked::new(&opened))
+}
+
+fn parse(pem: &Locked) -> Result<PrivateKey, Fault> {
     let pem = std::str::from_utf8(pem.expose_secret()).map_err(|_| Fault::NotAKey)?;
     PrivateKey::from_pem(pem).map_err(|_| Fault::NotAKey)
 }
