@@ -14,6 +14,8 @@ mod new_key;
 mod page;
 pub(crate) mod providers;
 mod refused;
+#[cfg(test)]
+mod scripted;
 mod server;
 mod table;
 mod words;

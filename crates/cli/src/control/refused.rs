@@ -1,8 +1,8 @@
 //! What a refused call means for the exit code, and for the person who made it.
 
-use std::fmt::Display;
+use std::{error::Error as _, fmt::Display};
 
-use anyhow::Error;
+use anyhow::{Chain, Error};
 use tonic::{Code, Response, Status};
 
 use crate::{
@@ -18,9 +18,8 @@ pub(crate) trait OrRefused<T> {
 
 impl<T> OrRefused<T> for Result<Response<T>, Status> {
     fn or_refused(self, what: impl Display) -> Result<T, Failure> {
-        self.map(Response::into_inner).map_err(|status| {
-            Failure::new(exit(status.code()), Error::msg(explain(&what, &status)))
-        })
+        self.map(Response::into_inner)
+            .map_err(|status| Failure::new(exit(&status), Error::msg(explain(&what, &status))))
     }
 }
 
@@ -29,46 +28,58 @@ pub(crate) fn present<T>(part: Option<T>, what: &str) -> Result<T, Failure> {
     part.ok_or_else(|| Failure::not_fine(format!("the answer of the server has no {what}")))
 }
 
-fn exit(code: Code) -> Exit {
-    match code {
+/// Why there is no answer at all; `None` when the server has refused.
+fn transport(status: &Status) -> Option<String> {
+    let root = Chain::new(status.source()?).last()?;
+    Some(one_line(&root.to_string()))
+}
+
+fn exit(status: &Status) -> Exit {
+    match status.code() {
         Code::Aborted
         | Code::Cancelled
         | Code::DeadlineExceeded
         | Code::ResourceExhausted
         | Code::Unavailable => Exit::Unavailable,
+        _ if transport(status).is_some() => Exit::Unavailable,
         Code::InvalidArgument | Code::Unauthenticated | Code::Unimplemented => Exit::Usage,
         _ => Exit::NotFine,
     }
 }
 
 fn explain(what: &impl Display, status: &Status) -> String {
-    let mut text = format!("{what}: {:?}", status.code());
-    if !status.message().is_empty() {
-        text = format!("{text}: {}", one_line(status.message()));
-    }
-    match hint(status.code()) {
+    let code = format!("{:?}", status.code());
+    let cause = transport(status).filter(|cause| !status.message().contains(cause.as_str()));
+    let parts = [what.to_string(), code, one_line(status.message()), cause.unwrap_or_default()];
+    let told: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    let text = told.join(": ");
+    match hint(status) {
         Some(hint) => format!("{text}; {hint}"),
         None => text,
     }
 }
 
-fn hint(code: Code) -> Option<&'static str> {
-    match code {
-        Code::AlreadyExists => Some("take another name, or change what is there with `update`"),
+fn hint(status: &Status) -> Option<&'static str> {
+    match status.code() {
         // A client's own deadline is reported as a cancellation.
         Code::Cancelled | Code::DeadlineExceeded => Some(
-            "the server may have done it all the same: look before you try again, with a longer --timeout",
+            "the server may have done it all the same: look before you try again, with a longer \
+             --timeout",
         ),
+        _ if transport(status).is_some() => {
+            Some("check that the server is up and that --url is its address")
+        }
+        Code::AlreadyExists => Some("take another name, or change what is there with `update`"),
         Code::NotFound => Some("`list` shows what there is"),
         Code::PermissionDenied => {
             Some("the caller must be one of `registry.admins` in the configuration of the server")
         }
+        Code::ResourceExhausted | Code::Unavailable => {
+            Some("the server, or a database or token that it needs, is down or busy; try again")
+        }
         Code::Unauthenticated => {
             Some("give a valid access token with --token-file, KASBAH_TOKEN_FILE or KASBAH_TOKEN")
         }
-        Code::Unavailable => Some(
-            "check that the server is up, that --url is its address, and that its database and tokens are up",
-        ),
         Code::Unimplemented => Some(
             "this server keeps no registry; set `kas.key_index: registry` in its configuration",
         ),
@@ -94,14 +105,14 @@ mod tests {
             Code::ResourceExhausted,
             Code::Unavailable,
         ] {
-            assert_eq!(exit(code), Exit::Unavailable, "{code:?}");
+            assert_eq!(exit(&Status::new(code, "")), Exit::Unavailable, "{code:?}");
         }
     }
 
     #[test]
     fn what_the_caller_must_correct_exits_with_2() {
         for code in [Code::InvalidArgument, Code::Unauthenticated, Code::Unimplemented] {
-            assert_eq!(exit(code), Exit::Usage, "{code:?}");
+            assert_eq!(exit(&Status::new(code, "")), Exit::Usage, "{code:?}");
         }
     }
 
@@ -115,7 +126,7 @@ mod tests {
             Code::PermissionDenied,
             Code::Unknown,
         ] {
-            assert_eq!(exit(code), Exit::NotFine, "{code:?}");
+            assert_eq!(exit(&Status::new(code, "")), Exit::NotFine, "{code:?}");
         }
     }
 
@@ -125,7 +136,17 @@ mod tests {
         assert!(text.contains("cannot list keys: PermissionDenied: because"), "{text}");
         assert!(text.contains("registry.admins"), "{text}");
         assert!(refused(Code::Unauthenticated).contains("--token-file"));
-        assert!(refused(Code::Unavailable).contains("--url"));
+        assert!(refused(Code::Unavailable).contains("try again"));
+        assert!(refused(Code::DeadlineExceeded).contains("--timeout"));
+    }
+
+    #[test]
+    fn no_answer_at_all_is_not_the_word_of_the_server() {
+        let cause = std::io::Error::other("frame too long");
+        let status = Status::from_error(Box::new(cause));
+        assert_eq!(exit(&status), Exit::Unavailable);
+        let text = explain(&"cannot list keys", &status);
+        assert!(text.contains("frame too long; check that the server is up"), "{text}");
     }
 
     #[test]
