@@ -241,7 +241,7 @@ impl Shared {
                 }
                 cache.begin_reading(now)
             };
-            let key = shared.ask(shared.source.find(&wanted)).await?.map(Arc::new);
+            let key = shared.ask(shared.source.find(&wanted), LIMIT).await?.map(Arc::new);
             shared.answered().put_key(&wanted, key.clone(), &reading);
             Ok(key)
         })
@@ -258,7 +258,7 @@ impl Shared {
                 }
                 cache.begin_reading(now)
             };
-            let listed = shared.ask(shared.source.list()).await?;
+            let listed = shared.ask(shared.source.list(), LIST_LIMIT).await?;
             let keys: Keys = listed.into_iter().map(Arc::new).collect();
             shared.answered().put_list(Arc::clone(&keys), &reading);
             Ok(keys)
@@ -282,7 +282,7 @@ impl Shared {
         let shared = Arc::clone(self);
         self.revisions.join(&(), async move {
             let began = Instant::now();
-            let seen = shared.ask(shared.source.revision()).await;
+            let seen = shared.ask(shared.source.revision(), LIMIT).await;
             let failure = seen.as_ref().err().cloned();
             shared.outage().revision = failure.map(|failure| (Instant::now(), failure));
             let seen = seen?;
@@ -296,8 +296,12 @@ impl Shared {
     }
 
     /// What the source answers, in time; counted and logged.
-    async fn ask<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T, Failure> {
-        let answer = time::timeout(LIMIT, answer).await.unwrap_or_else(|_| Err(late()));
+    async fn ask<T>(
+        &self,
+        answer: impl Future<Output = Result<T>>,
+        limit: Duration,
+    ) -> Result<T, Failure> {
+        let answer = time::timeout(limit, answer).await.unwrap_or_else(|_| Err(late()));
         match answer {
             Ok(value) => Ok(value),
             Err(error) => {
@@ -347,7 +351,11 @@ const KID_CHARS: usize = 36;
 /// How long a request that has something older to show waits for what is current.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long the source may take for one answer; sources have shorter limits of their own.
+/// How long the source may take for a key or its revision; sources have shorter limits of their
+/// own.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it may take for all keys, page by page.
+const LIST_LIMIT: Duration = Duration::from_mins(1);
 
 const LOG_PAUSE: Duration = Duration::from_secs(30);

@@ -1,5 +1,6 @@
 //! The cache over a scripted source: a double, because only that fails, hangs and goes back in
 //! time on demand.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     collections::BTreeMap,
@@ -142,7 +143,7 @@ fn rules() -> CacheRules {
 }
 
 fn soon() -> Deadline {
-    Deadline::after(Duration::from_secs(60))
+    Deadline::after(Duration::from_mins(1))
 }
 
 async fn find(index: &CachedIndex, kid: &str) -> Result<Arc<KeyDetails>> {
@@ -173,11 +174,11 @@ fn unwatched(source: &Arc<Scripted>, rules: CacheRules) -> Arc<CachedIndex> {
     CachedIndex::new(Arc::clone(source) as _, rules)
 }
 
-fn assert_unavailable<T: std::fmt::Debug>(answer: Result<T>) {
+fn assert_unavailable<T: std::fmt::Debug>(answer: &Result<T>) {
     assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
 }
 
-fn assert_not_found<T: std::fmt::Debug>(answer: Result<T>) {
+fn assert_not_found<T: std::fmt::Debug>(answer: &Result<T>) {
     assert!(matches!(answer, Err(Error::NotFound(_))), "{answer:?}");
 }
 
@@ -275,11 +276,11 @@ async fn an_unknown_kid_is_asked_for_once_in_a_while() {
         let source = Scripted::with(revision, &[]);
         let index = watched(&source, rules());
         for _ in 0..10 {
-            assert_not_found(find(&index, "nobody").await);
+            assert_not_found(&find(&index, "nobody").await);
         }
         assert_eq!(source.finds(), 1);
         pass(2_100).await;
-        assert_not_found(find(&index, "nobody").await);
+        assert_not_found(&find(&index, "nobody").await);
         assert_eq!(source.finds(), 2);
     }
 }
@@ -288,7 +289,7 @@ async fn an_unknown_kid_is_asked_for_once_in_a_while() {
 async fn an_unknown_kid_is_forgotten_when_the_revision_changes() {
     let source = Scripted::with(Some(1), &[]);
     let index = watched(&source, rules());
-    assert_not_found(find(&index, "r1").await);
+    assert_not_found(&find(&index, "r1").await);
     source.set("r1", KeyStatus::Active, Some(2));
     pass(300).await;
     find(&index, "r1").await.unwrap();
@@ -298,10 +299,10 @@ async fn an_unknown_kid_is_forgotten_when_the_revision_changes() {
 async fn impossible_kids_are_not_asked_for() {
     let source = Scripted::with(Some(1), &[]);
     let index = watched(&source, rules());
-    assert_not_found(find(&index, "").await);
-    assert_not_found(find(&index, &"k".repeat(37)).await);
+    assert_not_found(&find(&index, "").await);
+    assert_not_found(&find(&index, &"k".repeat(37)).await);
     assert_eq!(source.finds(), 0);
-    assert_not_found(find(&index, &"ü".repeat(36)).await);
+    assert_not_found(&find(&index, &"ü".repeat(36)).await);
     assert_eq!(source.finds(), 1);
 }
 
@@ -312,7 +313,7 @@ async fn invented_kids_do_not_push_out_real_ones() {
     find(&index, "r1").await.unwrap();
     find(&index, "r2").await.unwrap();
     for n in 0..1_000 {
-        assert_not_found(find(&index, &format!("invented-{n}")).await);
+        assert_not_found(&find(&index, &format!("invented-{n}")).await);
     }
     let before = source.finds();
     find(&index, "r1").await.unwrap();
@@ -433,8 +434,8 @@ async fn an_outage_is_bridged_up_to_the_limit() {
         assert!(stats.source_errors > 0);
         assert!(stats.last_contact.unwrap() >= Duration::from_mins(9));
         pass(61_000).await;
-        assert_unavailable(find(&index, "r1").await);
-        assert_unavailable(list(&index).await);
+        assert_unavailable(&find(&index, "r1").await);
+        assert_unavailable(&list(&index).await);
     }
 }
 
@@ -460,7 +461,7 @@ async fn a_key_that_cannot_be_read_grows_old_though_others_can() {
     }
     source.edit().down = true;
     find(&index, "r2").await.unwrap();
-    assert_unavailable(find(&index, "r1").await);
+    assert_unavailable(&find(&index, "r1").await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -470,14 +471,14 @@ async fn a_key_never_seen_is_unavailable_in_an_outage() {
         let index = watched(&source, rules());
         source.edit().down = true;
         for _ in 0..3 {
-            assert_unavailable(find(&index, "r1").await);
-            assert_unavailable(find(&index, "nobody").await);
-            assert_unavailable(list(&index).await);
+            assert_unavailable(&find(&index, "r1").await);
+            assert_unavailable(&find(&index, "nobody").await);
+            assert_unavailable(&list(&index).await);
         }
         source.edit().down = false;
         pass(260).await;
         find(&index, "r1").await.unwrap();
-        assert_not_found(find(&index, "nobody").await);
+        assert_not_found(&find(&index, "nobody").await);
     }
 }
 
@@ -485,10 +486,10 @@ async fn a_key_never_seen_is_unavailable_in_an_outage() {
 async fn an_unknown_kid_is_not_vouched_for_in_an_outage() {
     let source = Scripted::with(Some(1), &[]);
     let index = watched(&source, rules());
-    assert_not_found(find(&index, "nobody").await);
+    assert_not_found(&find(&index, "nobody").await);
     source.edit().down = true;
     pass(2_100).await;
-    assert_unavailable(find(&index, "nobody").await);
+    assert_unavailable(&find(&index, "nobody").await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -499,7 +500,7 @@ async fn the_source_comes_back_without_a_restart() {
         find(&index, "r1").await.unwrap();
         source.edit().down = true;
         pass(700_000).await;
-        assert_unavailable(find(&index, "r1").await);
+        assert_unavailable(&find(&index, "r1").await);
         source.edit().down = false;
         source.set("r1", KeyStatus::Rotated, revision.map(|_| 2));
         pass(260).await;
@@ -543,7 +544,7 @@ async fn nobody_waits_beyond_the_deadline() {
     for millis in [0, 20] {
         let deadline = Deadline::after(Duration::from_millis(millis));
         let answer = time::timeout(Duration::from_secs(5), index.find_by_id(&kid, deadline));
-        assert_unavailable(answer.await.unwrap());
+        assert_unavailable(&answer.await.unwrap());
     }
 }
 
