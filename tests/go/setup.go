@@ -360,7 +360,8 @@ func (f *flow) rotate(ctx context.Context) error {
 	return errors.Join(
 		f.isKey("g2", f.g2, policy.KeyStatus_KEY_STATUS_ACTIVE),
 		f.isKey("g1", rotated.GetRotatedOutKey(), policy.KeyStatus_KEY_STATUS_ROTATED),
-		equal("id of rotated_out_key", rotated.GetRotatedOutKey().GetKey().GetId(), f.g1.GetKey().GetId()),
+		equal("id of rotated_out_key",
+			rotated.GetRotatedOutKey().GetKey().GetId(), f.g1.GetKey().GetId()),
 		equal("number of moved mappings", moved, 0),
 	)
 }
