@@ -5,6 +5,7 @@
 //! Every problem is reported at once, with its path. No secret is read and no token touched.
 
 mod auth;
+mod index;
 mod keyring;
 mod node;
 mod problems;
@@ -19,26 +20,37 @@ use std::{
 };
 
 use config::{Environment as Variables, File, FileFormat, Value};
+use kasbah_index::CacheRules;
 use kasbah_trust::{Algorithm, SecretSource};
 
 pub(crate) use self::{
     auth::Auth,
+    index::{KeyIndex, RegistrySettings},
     keyring::{Key, Private},
     problems::Problem,
     providers::{Kind, Provider, Rules, TokenSettings},
     server::Server,
 };
-use self::{node::Node, problems::Findings, providers::Local};
+use self::{
+    index::{Sections, Wanted},
+    node::Node,
+    problems::Findings,
+    providers::Local,
+};
 use crate::environment::Environment;
 
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 13] = [
     "auth",
     "custody_floor",
     "kas",
+    "key_cache",
     "key_managers",
     "keyring",
     "modules",
+    "platform",
     "providers",
+    "registry",
+    "root_keys",
     "secrets",
     "server",
 ];
@@ -56,6 +68,12 @@ pub(crate) struct Config {
     pub(crate) rules: Rules,
     pub(crate) providers: Vec<Provider>,
     pub(crate) keyring: Vec<Key>,
+    pub(crate) index: KeyIndex,
+    pub(crate) cache: CacheRules,
+    /// Names of secrets; the first is for stored keys that name none.
+    pub(crate) root_keys: Vec<String>,
+    /// Where it was read.
+    pub(crate) file: PathBuf,
     /// What is worth a look.
     pub(crate) warnings: Vec<Problem>,
 }
@@ -94,7 +112,9 @@ impl Config {
         let config = Self::convert(sections, &files, &mut findings);
         let Findings { problems, warnings } = findings;
         match config {
-            Some(config) if problems.is_empty() => Ok(Self { warnings, ..config }),
+            Some(config) if problems.is_empty() => {
+                Ok(Self { warnings, file: file.into(), ..config })
+            }
             _ => Err(ConfigError::Wrong { file: file.into(), problems, warnings }),
         }
     }
@@ -115,7 +135,7 @@ impl Config {
     ) -> Option<Self> {
         let mut section = |name: &str| Some(Node::new(name, sections.remove(name)?));
         let server = server::server(section("server"), findings);
-        let kas_uri = server::kas(section("kas"), findings);
+        let kas = server::kas(section("kas"), findings);
         let listen = server.as_ref().map(|server| server.listen);
         let auth = auth::auth(section("auth"), listen, files, findings);
         let secrets = secrets::secrets(section("secrets"), files, findings);
@@ -126,13 +146,22 @@ impl Config {
         let providers = providers::providers(section("providers"), local, findings);
         let around = keyring::Surroundings { files, providers: &providers, secrets: &secrets };
         let keyring = keyring::keyring(section("keyring"), around, findings);
+        let root_keys = index::root_keys(section("root_keys"), &secrets, findings);
+        let cache = index::cache(section("key_cache"), findings);
+        let (registry, platform) = (section("registry"), section("platform"));
         for unknown in sections.into_keys() {
             findings.problem::<()>(unknown, format!("unknown key; there are {}", names(SECTIONS)));
         }
-        warn_of_effectless(&providers, &keyring, findings);
+        let (kas_uri, wanted) = kas?;
+        let sections = Sections { registry, platform, files, secrets: &secrets, kas_uri: &kas_uri };
+        let index = index::index(wanted, sections, findings);
+        match wanted {
+            Wanted::Keyring => warn_of_effectless(&providers, &keyring, findings),
+            _ => refuse_effectless(wanted, &providers, &keyring, findings),
+        }
         Some(Self {
             server: server?,
-            kas_uri: kas_uri?,
+            kas_uri,
             auth: auth?,
             secrets,
             modules,
@@ -140,6 +169,10 @@ impl Config {
             rules,
             providers,
             keyring,
+            index: index?,
+            cache: cache?,
+            root_keys,
+            file: PathBuf::new(),
             warnings: Vec::new(),
         })
     }
@@ -172,6 +205,27 @@ fn warn_of_effectless(providers: &[Provider], keyring: &[Key], findings: &mut Fi
                 format!("no key of the keyring uses `{name}`"),
             );
         }
+    }
+}
+
+/// What another index than the keyring does not look at.
+fn refuse_effectless(
+    wanted: Wanted,
+    providers: &[Provider],
+    keyring: &[Key],
+    findings: &mut Findings,
+) {
+    if !keyring.is_empty() {
+        findings.problem::<()>(
+            "keyring",
+            "has no effect with this `kas.key_index`; register its keys with `kasbah keys import`",
+        );
+    }
+    if wanted == Wanted::Platform && !providers.is_empty() {
+        findings.problem::<()>(
+            "providers",
+            "has no effect with `kas.key_index: platform`, which has them from the platform",
+        );
     }
 }
 

@@ -104,7 +104,7 @@ async fn run(
     write_secret(&directory.join("config.yaml"), &configuration(token, address, &url, &keyring))?;
     let made = Made { directory, url, access_token };
     let config = Config::load(&made.config_file()).or_exit(Exit::Usage)?;
-    let proven = server::build(config).await?;
+    let proven = server::build(config, None).await?;
     let listener = TcpListener::from_std(listener).or_exit(Exit::Unavailable)?;
     match output {
         Output::Json => print(&made.json(&proven).to_string())?,

@@ -1,5 +1,7 @@
 //! `kasbah serve`
 
+use std::path::PathBuf;
+
 use tokio::net::TcpListener;
 
 use crate::{
@@ -18,6 +20,10 @@ use crate::{
 pub(crate) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
+    /// File, or directory of `*.cfg` files, that declares provider configurations in the registry;
+    /// read again on SIGHUP
+    #[arg(long = "provider-config", value_name = "PATH")]
+    provider_config: Option<PathBuf>,
     #[command(flatten)]
     log: LogArguments,
 }
@@ -25,16 +31,17 @@ pub(crate) struct Arguments {
 /// Plans the server.
 pub(crate) fn plan(arguments: &Arguments) -> Result<Plan, Failure> {
     let mut config = Config::load(&arguments.config.file).or_exit(Exit::Usage)?;
+    let declared = arguments.provider_config.clone();
     let environment = std::mem::take(&mut config.environment);
-    Ok(Plan::server(arguments.log.format, serve(config)).with_environment(environment))
+    Ok(Plan::server(arguments.log.format, serve(config, declared)).with_environment(environment))
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
+async fn serve(config: Config, declared: Option<PathBuf>) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let listen = config.server.listen;
-    let proven = server::build(config).await?;
+    let proven = server::build(config, declared.as_deref()).await?;
     let listener = TcpListener::from_std(server::listen(listen)?).or_exit(Exit::Unavailable)?;
     proven.serve(listener).await
 }

@@ -33,7 +33,7 @@ impl Default for Rules {
 }
 
 /// A provider configuration.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Provider {
     pub(crate) config: Arc<ProviderConfig>,
     /// Whether the server may not start without it.
@@ -42,7 +42,7 @@ pub(crate) struct Provider {
 }
 
 /// What serves a provider.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Kind {
     Basic,
     Hsm(TokenSettings),

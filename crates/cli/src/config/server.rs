@@ -6,7 +6,7 @@ use config::Value;
 use kasbah_kas::Limits;
 use serde::Deserialize;
 
-use super::{node::Node, problems::Findings};
+use super::{index::Wanted, node::Node, problems::Findings};
 
 /// Where to listen when nothing is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -120,8 +120,8 @@ fn limits(raw: &RawLimits, findings: &mut Findings) -> Option<Limits> {
     all_fit.then_some(limits)
 }
 
-/// Reads `kas`, which is the URI this server is registered under.
-pub(crate) fn kas(node: Option<Node>, findings: &mut Findings) -> Option<String> {
+/// Reads `kas`, which is the URI this server is registered under, and where its keys are found.
+pub(super) fn kas(node: Option<Node>, findings: &mut Findings) -> Option<(String, Wanted)> {
     let Some(node) = node else {
         return findings.problem(
             "kas.uri",
@@ -130,16 +130,15 @@ pub(crate) fn kas(node: Option<Node>, findings: &mut Findings) -> Option<String>
         );
     };
     let raw = node.read::<RawKas>(findings)?;
-    match raw.key_index.as_deref().unwrap_or("keyring") {
-        "keyring" => {}
-        "registry" | "platform" => {
-            return findings.problem(
-                "kas.key_index",
-                "this index is not available in this version; use `keyring`",
-            );
+    let wanted = match raw.key_index.as_deref().unwrap_or("keyring") {
+        "keyring" => Wanted::Keyring,
+        "registry" => Wanted::Registry,
+        "platform" => Wanted::Platform,
+        _ => {
+            return findings
+                .problem("kas.key_index", "expected `keyring`, `registry` or `platform`");
         }
-        _ => return findings.problem("kas.key_index", "expected `keyring`"),
-    }
+    };
     let absolute = raw.uri.parse::<tonic::transport::Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
     });
@@ -149,5 +148,5 @@ pub(crate) fn kas(node: Option<Node>, findings: &mut Findings) -> Option<String>
             "expected an absolute http or https URI, for example http://localhost:8080",
         );
     }
-    Some(raw.uri)
+    Some((raw.uri, wanted))
 }

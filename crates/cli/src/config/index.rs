@@ -1,0 +1,270 @@
+//! `registry`, `platform`, `key_cache` and `root_keys`: where keys are found.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use kasbah_index::CacheRules;
+use kasbah_platform::{ClientCredentials, PlatformConfig, Uri};
+use kasbah_trust::SecretSource;
+use serde::Deserialize;
+
+use super::{
+    Files, names,
+    node::{Node, join},
+    problems::Findings,
+};
+
+/// Where keys are found.
+#[derive(Debug)]
+pub(crate) enum KeyIndex {
+    /// In the configuration.
+    Keyring,
+    /// In a database of our own, with the services to keep it.
+    Registry(RegistrySettings),
+    /// On an OpenTDF platform.
+    Platform(Box<PlatformConfig>),
+}
+
+/// The database of the control plane, and who may change it.
+#[derive(Debug, Clone)]
+pub(crate) struct RegistrySettings {
+    /// `sqlite:PATH` or `postgres://USER@HOST:PORT/NAME`, without a password.
+    pub(crate) database: String,
+    /// The password of a PostgreSQL user, and the name of its entry under `secrets`.
+    pub(crate) password: Option<(String, SecretSource)>,
+    /// Subjects of access tokens.
+    pub(crate) admins: Vec<String>,
+}
+
+/// Which of them a configuration asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Keyring,
+    Registry,
+    Platform,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRegistry {
+    database: String,
+    password: Option<String>,
+    #[serde(default)]
+    admins: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPlatform {
+    endpoint: String,
+    ca_file: Option<PathBuf>,
+    token_endpoint: Option<String>,
+    client_id: Option<String>,
+    client_secret: Option<String>,
+    scope: Option<String>,
+    page_size: Option<u16>,
+    request_timeout_seconds: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCache {
+    entries: Option<usize>,
+    ttl_seconds: Option<u64>,
+    stale_limit_seconds: Option<u64>,
+}
+
+/// What the sections say, and what they may name.
+pub(super) struct Sections<'a> {
+    pub(super) registry: Option<Node>,
+    pub(super) platform: Option<Node>,
+    pub(super) files: &'a Files,
+    pub(super) secrets: &'a BTreeMap<String, SecretSource>,
+    pub(super) kas_uri: &'a str,
+}
+
+/// Reads the section of the index that is wanted; the other must not be there.
+pub(super) fn index(
+    wanted: Wanted,
+    sections: Sections<'_>,
+    findings: &mut Findings,
+) -> Option<KeyIndex> {
+    let unused = [
+        ("registry", Wanted::Registry, sections.registry.is_some()),
+        ("platform", Wanted::Platform, sections.platform.is_some()),
+    ];
+    for (name, of, is_there) in unused {
+        if is_there && of != wanted {
+            findings.problem::<()>(
+                name,
+                format!("has no effect without `kas.key_index: {name}`; set that or remove this"),
+            );
+        }
+    }
+    match wanted {
+        Wanted::Keyring => Some(KeyIndex::Keyring),
+        Wanted::Registry => match sections.registry {
+            Some(node) => registry(node, sections.files, sections.secrets, findings),
+            None => findings.problem(
+                "registry.database",
+                "is missing; give `sqlite:FILE` or `postgres://USER@HOST:PORT/NAME`",
+            ),
+        },
+        Wanted::Platform => match sections.platform {
+            Some(node) => {
+                let Sections { files, secrets, kas_uri, .. } = sections;
+                platform(node, files, secrets, kas_uri, findings)
+            }
+            None => findings.problem(
+                "platform.endpoint",
+                "is missing; give the address of the platform, for example https://platform:443",
+            ),
+        },
+    }
+}
+
+fn registry(
+    node: Node,
+    files: &Files,
+    secrets: &BTreeMap<String, SecretSource>,
+    findings: &mut Findings,
+) -> Option<KeyIndex> {
+    let path = node.path.clone();
+    let raw = node.read::<RawRegistry>(findings)?;
+    let database = database(&join(&path, "database"), raw.database, files, findings);
+    let password = match raw.password {
+        None => None,
+        Some(name) => {
+            let source = secret(&join(&path, "password"), &name, secrets, findings)?;
+            Some((name, source))
+        }
+    };
+    let database = database?;
+    if password.is_some() && database.starts_with("sqlite:") {
+        return findings.problem(join(&path, "password"), "has no effect on a file of SQLite");
+    }
+    if raw.admins.is_empty() {
+        findings.warn(join(&path, "admins"), "is empty, so nobody can change anything by a call");
+    }
+    Some(KeyIndex::Registry(RegistrySettings { database, password, admins: raw.admins }))
+}
+
+fn database(path: &str, url: String, files: &Files, findings: &mut Findings) -> Option<String> {
+    if let Some(file) = url.strip_prefix("sqlite:").filter(|file| !file.is_empty()) {
+        return Some(format!("sqlite:{}", files.resolve(file.as_ref()).display()));
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let authority = url.split("//").nth(1).unwrap_or_default();
+        let user = authority.split('@').next().filter(|_| authority.contains('@'));
+        if user.is_some_and(|user| user.contains(':')) {
+            return findings.problem(
+                path,
+                "holds a password; take it out and name an entry of `secrets` in \
+                 `registry.password`",
+            );
+        }
+        return Some(url);
+    }
+    findings.problem(path, "expected `sqlite:FILE` or `postgres://USER@HOST:PORT/NAME`")
+}
+
+fn platform(
+    node: Node,
+    files: &Files,
+    secrets: &BTreeMap<String, SecretSource>,
+    kas_uri: &str,
+    findings: &mut Findings,
+) -> Option<KeyIndex> {
+    let path = node.path.clone();
+    let raw = node.read::<RawPlatform>(findings)?;
+    let endpoint = address(&join(&path, "endpoint"), &raw.endpoint, findings);
+    let auth = match (raw.token_endpoint, raw.client_id, raw.client_secret) {
+        (None, None, None) => {
+            findings.warn(&path, "names no client, so the platform is asked without a token");
+            None
+        }
+        (Some(token_endpoint), Some(client_id), Some(client_secret)) => Some(ClientCredentials {
+            token_endpoint: address(&join(&path, "token_endpoint"), &token_endpoint, findings)?,
+            client_id,
+            client_secret: secret(
+                &join(&path, "client_secret"),
+                &client_secret,
+                secrets,
+                findings,
+            )?,
+            scope: raw.scope,
+        }),
+        _ => {
+            return findings.problem(
+                path,
+                "set all of `token_endpoint`, `client_id` and `client_secret`, or none",
+            );
+        }
+    };
+    let default = PlatformConfig::new(endpoint?, kas_uri);
+    let timeout = raw.request_timeout_seconds.filter(|seconds| *seconds > 0);
+    Some(KeyIndex::Platform(Box::new(PlatformConfig {
+        ca_file: raw.ca_file.map(|file| files.resolve(&file)),
+        auth,
+        page_size: raw.page_size.unwrap_or(default.page_size),
+        request_timeout: timeout.map_or(default.request_timeout, Duration::from_secs),
+        ..default
+    })))
+}
+
+fn address(path: &str, text: &str, findings: &mut Findings) -> Option<Uri> {
+    match text.parse::<Uri>() {
+        Ok(uri) if uri.host().is_some() && uri.scheme_str().is_some() => Some(uri),
+        _ => findings.problem(path, "expected an absolute http or https address"),
+    }
+}
+
+fn secret(
+    path: &str,
+    name: &str,
+    secrets: &BTreeMap<String, SecretSource>,
+    findings: &mut Findings,
+) -> Option<SecretSource> {
+    // What was given is not repeated: people put passwords there.
+    secrets.get(name).cloned().or_else(|| {
+        let known = names(secrets.keys());
+        let text = format!("no such entry under `secrets`, which has {known}");
+        findings.unknown_name(path, &["secrets"], text)
+    })
+}
+
+/// Reads `key_cache`.
+pub(super) fn cache(node: Option<Node>, findings: &mut Findings) -> Option<CacheRules> {
+    let raw = match node {
+        Some(node) => node.read::<RawCache>(findings)?,
+        None => RawCache::default(),
+    };
+    let default = CacheRules::default();
+    if raw.entries == Some(0) {
+        return findings.problem("key_cache.entries", "must be at least 1");
+    }
+    let seconds = |value: Option<u64>, or| value.map_or(or, Duration::from_secs);
+    Some(CacheRules {
+        capacity: raw.entries.unwrap_or(default.capacity),
+        ttl: seconds(raw.ttl_seconds, default.ttl),
+        stale_limit: seconds(raw.stale_limit_seconds, default.stale_limit),
+        ..default
+    })
+}
+
+/// Reads `root_keys`: names of secrets, the first for stored keys that name none.
+pub(super) fn root_keys(
+    node: Option<Node>,
+    secrets: &BTreeMap<String, SecretSource>,
+    findings: &mut Findings,
+) -> Vec<String> {
+    let items = node.map(|node| node.items(findings)).unwrap_or_default();
+    let mut root_keys = Vec::new();
+    for node in items {
+        let path = node.path.clone();
+        let Some(name) = node.text(findings) else { continue };
+        if secret(&path, &name, secrets, findings).is_some() {
+            root_keys.push(name);
+        }
+    }
+    root_keys
+}

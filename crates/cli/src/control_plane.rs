@@ -1,0 +1,315 @@
+//! The control plane in the process of a server: its database, its services, and what keeps the key
+//! index current.
+
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use async_trait::async_trait;
+use kasbah_index::CachedIndex;
+use kasbah_kas::{AuditEvent, AuditOutcome, AuditSink, TokenVerifier};
+use kasbah_pkcs11::config::Settings;
+use kasbah_registry::{
+    Database, NewProvider, Registry, RegistrySource, SettingsCheck, Uses, read_providers,
+    services::{Callers, ControlPlane, Gate},
+};
+use kasbah_trust::{CustodyPolicy, KeyIndex, KeyService};
+use secrecy::ExposeSecret;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tonic::{Status, metadata::MetadataMap, service::Routes};
+
+use crate::{
+    config::{Config, RegistrySettings},
+    exit::{Exit, Failure, OrExit},
+};
+
+/// How often uses of keys are written down.
+const USES_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the last of them may take when the server stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The control plane of a server.
+pub(crate) struct Control {
+    pub(crate) registry: Registry,
+    pub(crate) uses: Arc<Uses>,
+    kas_uri: String,
+    index: Arc<CachedIndex>,
+    declared: Declarations,
+}
+
+/// Where provider configurations are declared.
+#[derive(Debug, Clone)]
+struct Declarations {
+    /// Of the configuration, with its path.
+    of_config: Vec<(NewProvider, String)>,
+    /// A file or directory.
+    path: Option<PathBuf>,
+}
+
+impl Control {
+    /// Opens the database, brings it up to date, and declares what is declared.
+    pub(crate) async fn open(
+        config: &Config,
+        settings: &RegistrySettings,
+        declared: Option<&Path>,
+    ) -> Result<Self, Failure> {
+        let declared =
+            Declarations { of_config: of_config(config), path: declared.map(Path::to_owned) };
+        let providers = declared.read().or_exit(Exit::Usage)?;
+        let database = open(settings).await?;
+        database.migrate().await.context("registry.database").or_exit(Exit::Unavailable)?;
+        let registry = Registry::new(database, Arc::new(NodeSettings::of(config)));
+        registry
+            .declare_providers(&providers)
+            .await
+            .context("the declared provider configurations")
+            .map_err(|error| Failure::new(exit_of(&error), error))?;
+        let source = RegistrySource::new(registry.clone(), config.kas_uri.clone());
+        Ok(Self {
+            registry,
+            uses: Arc::default(),
+            kas_uri: config.kas_uri.clone(),
+            index: CachedIndex::new(Arc::new(source), config.cache),
+            declared,
+        })
+    }
+
+    /// Where the server finds its keys.
+    pub(crate) fn index(&self) -> Arc<dyn KeyIndex> {
+        Arc::clone(&self.index) as _
+    }
+
+    /// The services.
+    pub(crate) fn routes(
+        &self,
+        keys: Arc<KeyService>,
+        verifier: Arc<dyn TokenVerifier>,
+        admins: Vec<String>,
+    ) -> Routes {
+        let gate = Gate::new(Arc::new(Verified(verifier)), admins);
+        let plane = ControlPlane::new(self.registry.clone(), keys, self.kas_uri.clone(), gate);
+        Arc::new(plane).routes()
+    }
+
+    /// What runs beside requests.
+    pub(crate) fn background(&self) -> Result<JoinSet<()>, Failure> {
+        let mut background = JoinSet::new();
+        let index = Arc::clone(&self.index);
+        background.spawn(async move { index.watch().await });
+        let database = self.registry.database().clone();
+        background.spawn(async move { database.listen().await });
+        let (index, mut changes) = (Arc::clone(&self.index), self.registry.database().changes());
+        background.spawn(async move {
+            while changes.changed().await.is_ok() {
+                let revision = *changes.borrow_and_update();
+                index.changed(revision);
+            }
+        });
+        let (registry, uses, kas_uri) =
+            (self.registry.clone(), Arc::clone(&self.uses), self.kas_uri.clone());
+        background.spawn(async move {
+            loop {
+                tokio::time::sleep(USES_INTERVAL).await;
+                if let Err(error) = registry.write_uses(&kas_uri, &uses).await {
+                    tracing::debug!(%error, "uses of keys are written down later");
+                }
+            }
+        });
+        let mut hangup = signal(SignalKind::hangup()).or_exit(Exit::Unavailable)?;
+        let (registry, declared) = (self.registry.clone(), self.declared.clone());
+        background.spawn(async move {
+            while hangup.recv().await.is_some() {
+                match declared.reload(&registry).await {
+                    Ok(count) => tracing::info!(count, "provider configurations were read again"),
+                    Err(error) => {
+                        let error = crate::exit::sentence(&error);
+                        tracing::error!(error, "provider configurations stay as they were");
+                    }
+                }
+            }
+        });
+        Ok(background)
+    }
+
+    /// Writes down what is left, and ends.
+    pub(crate) async fn close(self) {
+        let last = self.registry.write_uses(&self.kas_uri, &self.uses);
+        if !matches!(tokio::time::timeout(CLOSE_TIMEOUT, last).await, Ok(Ok(()))) {
+            tracing::warn!("the last uses of keys could not be written down");
+        }
+        self.registry.database().close().await;
+    }
+}
+
+impl Declarations {
+    /// Every declaration with its file.
+    fn read(&self) -> anyhow::Result<Vec<(NewProvider, String)>> {
+        let mut all = self.of_config.clone();
+        let Some(path) = &self.path else { return Ok(all) };
+        for new in read_providers(path)? {
+            let file = new.file.display().to_string();
+            let is_same = |(known, _): &&(NewProvider, String)| {
+                known.name == new.provider.name && known.manager == new.provider.manager
+            };
+            if let Some((_, other)) = all.iter().find(is_same) {
+                return Err(anyhow!(
+                    "{file}:{}: `{}` is declared in {other} already",
+                    new.line,
+                    new.provider.name
+                ));
+            }
+            all.push((new.provider, file));
+        }
+        Ok(all)
+    }
+
+    async fn reload(&self, registry: &Registry) -> anyhow::Result<usize> {
+        let declared = self.read()?;
+        registry.declare_providers(&declared).await?;
+        Ok(declared.len())
+    }
+}
+
+/// Connects to the database of a registry.
+pub(crate) async fn open(settings: &RegistrySettings) -> Result<Database, Failure> {
+    let url = match &settings.password {
+        None => settings.database.clone(),
+        Some((name, source)) => {
+            let password = source.read().with_context(|| format!("secrets.{name}"));
+            let password = password.or_exit(Exit::Usage)?;
+            with_password(&settings.database, password.expose_secret())
+        }
+    };
+    Database::open(&url)
+        .await
+        .with_context(|| format!("registry.database: cannot use {}", settings.database))
+        .map_err(|error| Failure::new(exit_of(&error), error))
+}
+
+/// Puts a password behind the user of a URL.
+fn with_password(url: &str, password: &str) -> String {
+    let encoded: String = password.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    match url.split_once('@') {
+        Some((user, rest)) => format!("{user}:{encoded}@{rest}"),
+        None => url.to_owned(),
+    }
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<kasbah_registry::Error>());
+    match cause {
+        Some(kasbah_registry::Error::Unavailable { .. }) => Exit::Unavailable,
+        _ => Exit::Usage,
+    }
+}
+
+/// The provider configurations of the configuration itself.
+fn of_config(config: &Config) -> Vec<(NewProvider, String)> {
+    let file = config.file.display().to_string();
+    let declare = |provider: &crate::config::Provider| {
+        let new = NewProvider {
+            name: provider.config.name.to_lowercase(),
+            manager: provider.config.manager.clone(),
+            config_json: provider.config.config_json.clone().into_bytes(),
+            labels: kasbah_registry::Labels::new(),
+        };
+        (new, file.clone())
+    };
+    config.providers.iter().map(declare).collect()
+}
+
+/// What this node allows a provider configuration of the database to name.
+#[derive(Debug)]
+struct NodeSettings {
+    custody_floor: CustodyPolicy,
+}
+
+impl NodeSettings {
+    fn of(config: &Config) -> Self {
+        Self { custody_floor: config.rules.custody_floor }
+    }
+}
+
+impl SettingsCheck for NodeSettings {
+    /// A name that this node lacks passes: another node may have it, and the manager says so here.
+    fn check(&self, _: &str, manager: &str, config_json: &str) -> Result<(), Cow<'static, str>> {
+        if manager != kasbah_pkcs11::MANAGER {
+            return Ok(());
+        }
+        let settings: Settings =
+            config_json.parse().map_err(|error| format!("config_json: {error}"))?;
+        // What was given is not repeated: people put PINs there.
+        for (setting, section, value) in
+            [("module", "modules", &settings.module), ("pin", "secrets", &settings.pin)]
+        {
+            if !is_name(value) {
+                return Err(Cow::Owned(format!(
+                    "config_json: {setting} must be the name of an entry under `{section}` of the \
+                     node's configuration, never a path, a command or a value"
+                )));
+            }
+        }
+        if settings.custody < self.custody_floor {
+            return Err(Cow::Owned(format!(
+                "config_json: custody {} is below this node's custody_floor, {}",
+                settings.custody.as_str(),
+                self.custody_floor.as_str()
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+        && !text.contains("..")
+}
+
+/// Counts uses of keys on their way to the audit log.
+#[derive(Debug)]
+pub(crate) struct CountingSink<S> {
+    inner: S,
+    uses: Arc<Uses>,
+}
+
+impl<S> CountingSink<S> {
+    pub(crate) fn new(inner: S, uses: Arc<Uses>) -> Self {
+        Self { inner, uses }
+    }
+}
+
+impl<S: AuditSink> AuditSink for CountingSink<S> {
+    fn record(&self, event: &AuditEvent) {
+        if event.outcome == AuditOutcome::Success {
+            self.uses.count(&event.kid);
+        }
+        self.inner.record(event);
+    }
+}
+
+/// Callers as the data plane verifies them.
+#[derive(Debug)]
+struct Verified(Arc<dyn TokenVerifier>);
+
+#[async_trait]
+impl Callers for Verified {
+    async fn subject(&self, metadata: &MetadataMap) -> Result<String, Status> {
+        let header = metadata
+            .get("authorization")
+            .ok_or_else(|| Status::unauthenticated("missing authorization header"))?;
+        // Text that is not visible ASCII fits no scheme.
+        let caller = self.0.verify(header.to_str().unwrap_or_default()).await;
+        let caller = caller.map_err(|error| {
+            tracing::debug!(%error, "a call was refused");
+            Status::unauthenticated("unauthenticated")
+        })?;
+        Ok(caller.subject)
+    }
+}
