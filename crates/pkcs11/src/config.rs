@@ -16,6 +16,12 @@ pub const DEFAULT_QUEUE: usize = 64;
 /// Longest queue.
 pub const MAX_QUEUE: usize = 4096;
 
+/// Wrapped private keys that are open at a time, all workers together: an RSA key takes some 10 kB
+/// of a software token.
+pub const DEFAULT_OPEN_KEYS: usize = 1024;
+/// Most of them.
+pub const MAX_OPEN_KEYS: usize = 4096;
+
 /// Settings of one manager. `module` and `pin` are names of this node's own entries, never paths or
 /// values: whoever may write a provider configuration must not thereby load a library.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +40,10 @@ pub struct Settings {
     pub workers: usize,
     /// Length of the queue in front of them, 1 to [`MAX_QUEUE`].
     pub queue: usize,
+    /// Private keys of mode `PROVIDER_ROOT_KEY` that are open in the token at a time, 1 to
+    /// [`MAX_OPEN_KEYS`]; each worker has its share, one at least. Another one takes the place of
+    /// the one not used for longest.
+    pub open_keys: usize,
 }
 
 /// A `config_json` that cannot be used; says which setting and what is expected.
@@ -51,6 +61,7 @@ struct Raw {
     custody: Option<String>,
     workers: Option<usize>,
     queue: Option<usize>,
+    open_keys: Option<usize>,
 }
 
 impl FromStr for Settings {
@@ -75,6 +86,7 @@ impl FromStr for Settings {
             custody,
             workers: bounded("workers", raw.workers, DEFAULT_WORKERS, MAX_WORKERS)?,
             queue: bounded("queue", raw.queue, DEFAULT_QUEUE, MAX_QUEUE)?,
+            open_keys: bounded("open_keys", raw.open_keys, DEFAULT_OPEN_KEYS, MAX_OPEN_KEYS)?,
         })
     }
 }
@@ -113,14 +125,16 @@ mod tests {
         let settings: Settings = LEAST.parse().unwrap();
         assert_eq!(settings.custody, CustodyPolicy::RequireSealed);
         assert_eq!((settings.workers, settings.queue, settings.slot), (2, 64, None));
+        assert_eq!(settings.open_keys, 1024);
     }
 
     #[test]
     fn everything_can_be_said() {
-        let more = r#""slot":3,"custody":"prefer-sealed","workers":4,"queue":8"#;
+        let more = r#""slot":3,"custody":"prefer-sealed","workers":4,"queue":8,"open_keys":9"#;
         let settings: Settings = with(more).parse().unwrap();
         assert_eq!(settings.custody, CustodyPolicy::PreferSealed);
         assert_eq!((settings.workers, settings.queue, settings.slot), (4, 8, Some(3)));
+        assert_eq!(settings.open_keys, 9);
     }
 
     #[test]
@@ -136,6 +150,8 @@ mod tests {
             (&with(r#""workers":65"#), "workers: expected 1 to 64, found 65"),
             (&with(r#""queue":0"#), "queue: expected 1 to 4096"),
             (&with(r#""queue":4097"#), "queue: expected 1 to 4096"),
+            (&with(r#""open_keys":0"#), "open_keys: expected 1 to 4096, found 0"),
+            (&with(r#""open_keys":4097"#), "open_keys: expected 1 to 4096, found 4097"),
             (&with(r#""slot":-1"#), "expected u64"),
             (&with(r#""slot":"a""#), "expected u64"),
         ] {

@@ -12,13 +12,14 @@ use std::{
 use kasbah_crypto::{
     Dek, PolicyBinding, PublicKey, WrappedDek, ec::EcPublicKey, rsa::RsaPublicKey,
 };
-use kasbah_trust::{Custody, Deadline, Error, KeyDetails, KeyId, Result, RewrappedKey};
+use kasbah_trust::{Custody, Deadline, Error, KeyDetails, KeyId, KeyMode, Result, RewrappedKey};
 use tokio::sync::oneshot;
 
 use crate::{
     canary::Canary,
     module::lock,
     recipient::{HsmRecipient, WrapSlot},
+    record::Record,
     selftest::Report,
     uri::KeyUri,
 };
@@ -29,10 +30,24 @@ pub(crate) struct Key {
     /// Tells it from an earlier one of the same URI.
     pub(crate) serial: u64,
     pub(crate) kid: KeyId,
-    pub(crate) uri: KeyUri,
+    pub(crate) place: Place,
     pub(crate) public: PublicKey,
     pub(crate) canary: Canary,
     report: Mutex<Option<(u64, Arc<Report>)>>,
+}
+
+/// Where the private part of a key is.
+#[derive(Debug)]
+pub(crate) enum Place {
+    Token(KeyUri),
+    /// Outside, wrapped.
+    Stored(Record),
+}
+
+impl Place {
+    pub(crate) fn is_wrapped(&self) -> bool {
+        matches!(self, Self::Stored(_))
+    }
 }
 
 /// One piece of work for one session.
@@ -95,17 +110,29 @@ pub(crate) struct Ticket {
 }
 
 impl Key {
-    /// The key that `details` names by the URI in its `key_id`.
-    pub(crate) fn new(details: &KeyDetails, uri: KeyUri) -> Self {
+    /// The key of `details`, whose private part is in `place`.
+    pub(crate) fn new(details: &KeyDetails, place: Place) -> Self {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             kid: details.kid.clone(),
-            uri,
+            place,
             public: details.public_key.clone(),
             canary: Canary::default(),
             report: Mutex::default(),
         }
+    }
+
+    /// Whether this is the key of `details`, given that what names it there is the same.
+    pub(crate) fn is(&self, details: &KeyDetails) -> bool {
+        let same_place = match &self.place {
+            Place::Token(_) => details.mode == KeyMode::Remote,
+            Place::Stored(record) => {
+                details.mode == KeyMode::ProviderRootKey
+                    && details.private_key.key_id.as_deref() == Some(record.kek())
+            }
+        };
+        same_place && self.kid == details.kid && self.public == details.public_key
     }
 
     /// What the self-test found in this generation of the token.

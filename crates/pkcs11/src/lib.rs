@@ -10,7 +10,11 @@
 //! with data keys, `object` keeps session objects from outliving their use, `recipient` is the
 //! session key of an EC response, `selftest` finds out what a key really does, `canary` tells a bad
 //! ciphertext from a dead device, and `recovery` gets a lost token back.
-#![forbid(unsafe_code)]
+//!
+//! A manager also makes keys (`store`): in the token, or outside of it, wrapped by a key of the
+//! token. `wrapped` says how and what that is worth, `record` is how such a key is stored, `kek` are
+//! the keys that wrap, and `opened` are those open on a session. `ffi` is all that is unsafe.
+#![deny(unsafe_code)]
 
 pub mod bench;
 mod canary;
@@ -19,13 +23,16 @@ pub mod error;
 mod factory;
 mod ffi;
 mod job;
+mod kek;
 mod manager;
 mod mechanism;
 pub mod module;
 mod object;
+mod opened;
 mod perform;
 pub mod provision;
 mod recipient;
+mod record;
 mod recovery;
 mod rewrap;
 mod selftest;
@@ -34,6 +41,7 @@ pub mod template;
 pub mod token;
 pub mod uri;
 mod worker;
+mod wrapped;
 
 use kasbah_trust::Algorithm;
 

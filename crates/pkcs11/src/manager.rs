@@ -27,18 +27,20 @@ use crate::{
     MANAGER,
     config::Settings,
     error::Error as TokenError,
-    job::{Job, Key, Outcome, Rewrap, Target, Ticket},
+    job::{Job, Key, Outcome, Place, Rewrap, Target, Ticket},
     module::lock,
     recipient::{self, HsmRecipient},
+    record::Record,
     recovery::Device,
     selftest::Abilities,
     token::Token,
     uri::KeyUri,
     worker::{Stats, Worker},
+    wrapped,
 };
 
 /// Keys a manager knows; one more, and it starts again.
-const MAX_KEYS: usize = 1024;
+const MAX_KEYS: usize = 4096;
 /// How long health waits for a worker: longer than any single operation takes.
 const HEALTH_WAIT: Duration = Duration::from_secs(2);
 /// How long closing waits for what is inside the token. A call cannot be stopped, so a worker that
@@ -46,6 +48,12 @@ const HEALTH_WAIT: Duration = Duration::from_secs(2);
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
 pub(crate) const CLOSED: &str = "the key manager is closed";
+const NO_KEY_ID: &str =
+    "a key of opentdf.io/hsm needs private_key_ctx.key_id, such as pkcs11:object=r1";
+const NO_WRAPPED_KEY: &str =
+    "a key of opentdf.io/hsm of mode PROVIDER_ROOT_KEY needs private_key_ctx.wrapped_key";
+const NO_PRIVATE_PART: &str = "the key has no private part here";
+const OTHER_MODE: &str = "opentdf.io/hsm serves keys of mode REMOTE and PROVIDER_ROOT_KEY";
 const STAYS: &str = "a data key does not leave the token in clear under require-sealed";
 
 /// Private keys in one token, used by worker threads with a session each.
@@ -107,6 +115,7 @@ impl HsmManager {
                 jobs: jobs.clone(),
                 control,
                 max_suspects: settings.queue,
+                max_open: (settings.open_keys / settings.workers).max(1),
             };
             let alive: Sender<()> = alive.clone();
             let thread = thread::Builder::new()
@@ -170,33 +179,30 @@ impl HsmManager {
     /// The key that `details` name.
     fn key(&self, details: &KeyDetails) -> Result<Arc<Key>> {
         self.check_open()?;
-        match details.mode {
-            KeyMode::Remote => {}
-            KeyMode::PublicKeyOnly => {
-                return Err(Error::NotPermitted("the key has no private part here"));
+        let private = &details.private_key;
+        let name = match details.mode {
+            KeyMode::Remote => private.key_id.as_ref().ok_or(Error::Unsupported(NO_KEY_ID))?,
+            KeyMode::ProviderRootKey => {
+                private.wrapped_key.as_ref().ok_or(Error::Unsupported(NO_WRAPPED_KEY))?
             }
-            KeyMode::ConfigRootKey | KeyMode::ProviderRootKey => {
-                return Err(Error::Unsupported("opentdf.io/hsm serves keys of mode REMOTE"));
-            }
-        }
-        let Some(uri) = &details.private_key.key_id else {
-            return Err(Error::Unsupported(
-                "a key of opentdf.io/hsm needs private_key_ctx.key_id, such as pkcs11:object=r1",
-            ));
+            KeyMode::PublicKeyOnly => return Err(Error::NotPermitted(NO_PRIVATE_PART)),
+            KeyMode::ConfigRootKey => return Err(Error::Unsupported(OTHER_MODE)),
         };
-        let mut keys = lock(&self.keys);
-        if let Some(key) = keys.get(uri)
-            && key.kid == details.kid
-            && key.public == details.public_key
+        if let Some(key) = lock(&self.keys).get(name)
+            && key.is(details)
         {
             return Ok(Arc::clone(key));
         }
-        let parsed: KeyUri = uri.parse().map_err(Error::internal)?;
+        let place = match details.mode {
+            KeyMode::Remote => Place::Token(name.parse::<KeyUri>().map_err(Error::internal)?),
+            _ => Place::Stored(stored(details, name)?),
+        };
+        let key = Arc::new(Key::new(details, place));
+        let mut keys = lock(&self.keys);
         if keys.len() >= MAX_KEYS {
             keys.clear();
         }
-        let key = Arc::new(Key::new(details, parsed));
-        keys.insert(uri.clone(), Arc::clone(&key));
+        keys.insert(name.clone(), Arc::clone(&key));
         Ok(key)
     }
 
@@ -368,6 +374,14 @@ fn check_form(key: &PublicKey, wrapped: &WrappedDek) -> Result<()> {
 
 fn is_below_modulus(ciphertext: &[u8], key: &RsaPublicKey) -> bool {
     ciphertext.len() == key.modulus().len() && ciphertext < key.modulus()
+}
+
+/// The record of a key. That it is genuine shows when it is opened.
+fn stored(details: &KeyDetails, text: &str) -> Result<Record> {
+    let record = Record::from_base64(text);
+    let checked = record.and_then(|record| record.check_owner(details).map(|()| record));
+    checked
+        .map_err(|malformed| Error::unavailable(wrapped::damaged(details.kid.as_str(), malformed)))
 }
 
 /// Workers answer each kind of job with its kind of outcome.

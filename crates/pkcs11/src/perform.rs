@@ -2,20 +2,29 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use cryptoki::{mechanism::Mechanism, object::ObjectHandle};
+use cryptoki::{
+    context::Function,
+    error::{Error as Cryptoki, RvError},
+    mechanism::Mechanism,
+    object::ObjectHandle,
+};
 use kasbah_crypto::{PublicKey, WrappedDek, binding, ec::EcPublicKey};
 use kasbah_trust::{Custody, CustodyLevel, CustodyPolicy, Error, RewrappedKey};
 
 use crate::{
-    error::Error as TokenError,
-    job::{Job, Key, Outcome, Rewrap, Target},
+    error::{Error as TokenError, ErrorClass},
+    job::{Job, Key, Outcome, Place, Rewrap, Target},
+    kek,
     object::{Ledger, Object},
     recipient::{HsmRecipient, WrapHandle, WrapSlot},
+    record::Record,
     rewrap::{self, Fault},
     selftest::{self, Report},
     template::{self, DekTemplate, HkdfUse},
     token,
+    uri::KeyUri,
     worker::Seat,
+    wrapped::{self, Tools},
 };
 
 /// Keys whose handles a session remembers.
@@ -178,13 +187,20 @@ impl Seat<'_, '_> {
     }
 
     fn find(&mut self, key: &Key) -> Result<ObjectHandle, Fault> {
+        match &key.place {
+            Place::Token(uri) => self.find_in_token(key, uri),
+            Place::Stored(record) => self.open(key, record),
+        }
+    }
+
+    fn find_in_token(&mut self, key: &Key, uri: &KeyUri) -> Result<ObjectHandle, Fault> {
         if let Some(&handle) = self.handles.get(&key.serial) {
             return Ok(handle);
         }
-        let found = token::find_key(self.ledger.session, self.device().token.label(), &key.uri)
+        let found = token::find_key(self.ledger.session, self.device().token.label(), uri)
             .map_err(|error| self.not_found(key, error))?;
         if found.public_key != key.public {
-            tracing::error!(kid = %key.kid, uri = %key.uri, "the public key on record is not that \
+            tracing::error!(kid = %key.kid, %uri, "the public key on record is not that \
                 of the key in the token; correct the record or the reference");
             return Err(Error::Decrypt.into());
         }
@@ -199,6 +215,7 @@ impl Seat<'_, '_> {
     fn not_found(&self, key: &Key, error: TokenError) -> Fault {
         match error {
             TokenError::Call(_, error) => error.into(),
+            TokenError::Key(_) if !token::is_logged_in(self.ledger.session) => login_lost(),
             TokenError::Key(text) => match self.device().check() {
                 Ok(()) => {
                     tracing::error!(kid = %key.kid, "{text}");
@@ -210,6 +227,73 @@ impl Seat<'_, '_> {
                 }
             },
             other => Error::internal(other).into(),
+        }
+    }
+
+    /// Opens a wrapped private key on this session, or finds it open.
+    fn open(&mut self, key: &Key, record: &Record) -> Result<ObjectHandle, Fault> {
+        if let Some(handle) = self.opened.get(key.serial) {
+            return Ok(handle);
+        }
+        while self.opened.len() >= self.worker.max_open
+            && let Some(oldest) = self.opened.take_oldest()
+        {
+            drop(self.ledger.own(oldest));
+        }
+        let handle = self.opens(key, record).map_err(|error| self.not_opened(key, error))?;
+        self.opened.insert(key.serial, handle);
+        Ok(handle)
+    }
+
+    fn opens(&mut self, key: &Key, record: &Record) -> Result<ObjectHandle, TokenError> {
+        let known = self.opened.tools(record.kek());
+        let tools = match known {
+            Some(tools) => tools,
+            None => self.tools(record)?,
+        };
+        let opened = wrapped::open(self.ledger, tools, record, key.kid.as_str(), &key.public)?;
+        if known.is_none() {
+            tools.kek.examine(self.ledger, record.blob())?;
+            self.opened.set_tools(record.kek(), tools);
+        }
+        Ok(opened.keep())
+    }
+
+    fn tools(&self, record: &Record) -> Result<Tools, TokenError> {
+        let device = self.device();
+        let kwp = device.abilities.kwp.ok_or_else(|| {
+            TokenError::Key("the token has no AES key wrap with padding (RFC 5649)".into())
+        })?;
+        let (session, token) = (self.ledger.session, device.token.label());
+        Tools::find(session, token, record.family(), record.kek(), kwp)
+    }
+
+    /// A stored key that does not open: never the fault of who sent a data key, and never enough to
+    /// call the token down, since a wrapping key of the wrong value is answered as a dead device is.
+    fn not_opened(&self, key: &Key, error: TokenError) -> Fault {
+        use ErrorClass as C;
+        match error {
+            TokenError::Call(_, error)
+                if matches!(ErrorClass::of(&error), C::Login | C::Session | C::StaleHandle) =>
+            {
+                return error.into();
+            }
+            _ if !token::is_logged_in(self.ledger.session) => return login_lost(),
+            TokenError::Config(text) => {
+                tracing::error!(kid = %key.kid, "{text}");
+                return Error::NotPermitted(kek::WEAK).into();
+            }
+            _ => {}
+        }
+        match self.device().check() {
+            Ok(()) => {
+                tracing::error!(kid = %key.kid, %error, "a wrapped private key does not open");
+                Error::unavailable(error).into()
+            }
+            Err(why) => {
+                self.device().lose(self.generation, &why);
+                Error::unavailable(why).into()
+            }
         }
     }
 
@@ -264,6 +348,12 @@ impl Seat<'_, '_> {
             drop(self.ledger.own(handle));
         }
     }
+}
+
+/// A search that found nothing because private objects cannot be seen: what the token would have
+/// said had it been asked for one.
+fn login_lost() -> Fault {
+    Cryptoki::Pkcs11(RvError::UserNotLoggedIn, Function::FindObjects).into()
 }
 
 /// Wraps under a session key in the token, which the wait for a lost session may have cost.

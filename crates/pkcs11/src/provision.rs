@@ -18,6 +18,7 @@ use cryptoki::{
     slot::Slot,
     types::AuthPin,
 };
+use cryptoki_sys::CK_ULONG;
 use kasbah_crypto::{
     Algorithm, Curve, PrivateKeyParts, PublicKey, RsaParts, ec::EcPublicKey, rsa::RsaPublicKey,
 };
@@ -37,9 +38,6 @@ const ID_LEN: usize = 16;
 
 /// Longest label, in bytes. PKCS#11 has no bound for keys; this is for people.
 const MAX_LABEL_LEN: usize = 128;
-
-/// 65537, unsigned big-endian.
-const PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];
 
 /// A key as [`list`] shows it.
 #[derive(Debug, Clone)]
@@ -336,13 +334,12 @@ pub(crate) fn refuse_taken(
 }
 
 fn rsa_pair(
-    bits: u32,
+    bits: CK_ULONG,
     kid: &str,
     id: &[u8],
 ) -> (Mechanism<'static>, Vec<Attribute>, Vec<Attribute>) {
     let mut public = template::rsa_public(kid, id);
-    public.push(Attribute::ModulusBits(u64::from(bits).into()));
-    public.push(Attribute::PublicExponent(PUBLIC_EXPONENT.to_vec()));
+    public.extend(template::rsa_numbers(bits));
     (Mechanism::RsaPkcsKeyPairGen, public, template::hardened_rsa_private(kid, id))
 }
 

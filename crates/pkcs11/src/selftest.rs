@@ -23,6 +23,7 @@ use kasbah_trust::{Boundary, Error};
 use crate::{
     error::ErrorClass,
     job::Key,
+    kek::Kwp,
     module::Module,
     object::Ledger,
     rewrap::{self, Exposure, Fault, Stage},
@@ -48,6 +49,8 @@ const NOT_REFUSED: &str = "sealed custody required, but the key lacks CKA_UNWRAP
 pub(crate) struct Abilities {
     /// EC keys can be sealed: HKDF, and AES-GCM for wrapping and unwrapping.
     pub(crate) seals_ec: bool,
+    /// How private keys can be wrapped, if they can.
+    pub(crate) kwp: Option<Kwp>,
     /// What stands between the token and this process.
     pub(crate) boundary: Boundary,
 }
@@ -57,7 +60,7 @@ pub(crate) struct Abilities {
 pub(crate) struct Report {
     /// How it unwraps sealed, or why it does not.
     pub(crate) sealed: Result<DekTemplate, &'static str>,
-    /// Whether the key itself enforces that. Never for EC keys.
+    /// Whether the key itself enforces that. Never for EC keys, nor for wrapped ones.
     pub(crate) enforced: bool,
     /// What it lacks for that, where more can be demanded of it: RSA keys only.
     pub(crate) gap: Option<&'static str>,
@@ -72,7 +75,8 @@ impl Abilities {
         let info = |kind| context.get_mechanism_info(slot, kind).ok();
         let hkdf = info(MechanismType::HKDF_DERIVE).is_some_and(|info| info.derive());
         let gcm = info(MechanismType::AES_GCM).is_some_and(|info| info.wrap() && info.unwrap());
-        Self { seals_ec: hkdf && gcm, boundary: boundary(module, context, slot) }
+        let kwp = Kwp::of(context, slot);
+        Self { seals_ec: hkdf && gcm, kwp, boundary: boundary(module, context, slot) }
     }
 }
 
@@ -146,8 +150,13 @@ pub(crate) fn examine(
         return Err(refusal.useless());
     }
     let is_rsa = matches!(key.public, PublicKey::Rsa(_));
-    let gap = if is_rsa && sealed.is_ok() { gap(ledger, private, &sample.wrapped)? } else { None };
-    let enforced = is_rsa && sealed.is_ok() && gap.is_none();
+    let is_wrapped = key.place.is_wrapped();
+    let gap = if is_rsa && sealed.is_ok() {
+        gap(ledger, private, is_wrapped, &sample.wrapped)?
+    } else {
+        None
+    };
+    let enforced = is_rsa && sealed.is_ok() && gap.is_none() && !is_wrapped;
     let sealed = sealed.map_err(|refusal| refusal.reason());
     let report = Report { sealed, enforced, gap, exposure };
     tracing::debug!(kid = %key.kid, ?report, boundary = abilities.boundary.as_str(), "key examined");
@@ -234,7 +243,7 @@ fn seals(
 }
 
 /// Faults that say nothing of what the key can do.
-fn is_passing(error: &Cryptoki) -> bool {
+pub(crate) fn is_passing(error: &Cryptoki) -> bool {
     use ErrorClass as C;
     matches!(ErrorClass::of(error), C::Device | C::Login | C::Session | C::StaleHandle)
 }
@@ -285,9 +294,15 @@ fn exposes(
 fn gap(
     ledger: &Ledger<'_>,
     private: ObjectHandle,
+    is_wrapped: bool,
     wrapped: &WrappedDek,
 ) -> Result<Option<&'static str>, Fault> {
-    if let Some(line) = template::hardened_gaps(ledger.session, private)?.first() {
+    let gaps = if is_wrapped {
+        template::opened_gaps(ledger.session, private)?
+    } else {
+        template::hardened_gaps(ledger.session, private)?
+    };
+    if let Some(line) = gaps.first() {
         return Ok(Some(lacks(line)));
     }
     let WrappedDek::Rsa(ciphertext) = wrapped else { return Ok(Some(NOT_REFUSED)) };
@@ -304,7 +319,7 @@ fn gap(
 }
 
 /// Codes by which a module refuses a template. Any other failure proves nothing.
-fn is_refusal(error: &Cryptoki) -> bool {
+pub(crate) fn is_refusal(error: &Cryptoki) -> bool {
     use RvError as E;
     matches!(
         error,
@@ -333,7 +348,7 @@ macro_rules! lacking {
 }
 
 lacking! {
-    "TOKEN=true" "PRIVATE=true" "SENSITIVE=true" "UNWRAP=true" "EXTRACTABLE=false" "DECRYPT=false"
+    "TOKEN=true" "TOKEN=false" "PRIVATE=true" "SENSITIVE=true" "UNWRAP=true" "EXTRACTABLE=false" "DECRYPT=false"
     "SIGN=false" "SIGN_RECOVER=false" "DERIVE=false" "MODIFIABLE=false" "COPYABLE=false"
     "ALLOWED_MECHANISMS={RSA_PKCS_OAEP}"
 }

@@ -18,10 +18,12 @@ use tokio::time::timeout_at;
 use crate::{
     error::{Error as TokenError, ErrorClass},
     job::Job,
+    kek,
     manager::{CLOSED, HsmManager},
     provision::{self, KeyEntry, StoredPair},
     recovery::Device,
     uri::KeyUri,
+    wrapped,
 };
 
 const BAD_KID: &str = "a kid has 1 to 128 printable bytes";
@@ -29,6 +31,7 @@ const SEVERAL: &str = "the token has several private keys of this name, and it i
                        to destroy";
 const CANNOT_MAKE: &str = "the token cannot make such a key with the hardened template";
 const NOT_HERE: &str = "opentdf.io/hsm makes keys of mode REMOTE and PROVIDER_ROOT_KEY";
+const NO_KWP: &str = "the token cannot wrap private keys: it has no AES key wrap with padding";
 const KEEPS: &str = "a key of opentdf.io/hsm keeps its wrapping key";
 
 impl HsmManager {
@@ -48,7 +51,8 @@ impl HsmManager {
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let _alone = device.token.making();
-            let outcome = work(&device);
+            // Without a login no private key is seen, and none would seem to be there.
+            let outcome = device.token.restore_login().and_then(|()| work(&device));
             device.check().map(|()| outcome).map_err(|why| {
                 device.lose(generation, &why);
                 Error::unavailable(why)
@@ -76,7 +80,14 @@ impl KeyStore for HsmManager {
             KeyMode::Remote => {
                 self.store(deadline, move |device| remote(device, &name, algorithm)).await?
             }
-            KeyMode::ConfigRootKey | KeyMode::ProviderRootKey | KeyMode::PublicKeyOnly => {
+            KeyMode::ProviderRootKey => {
+                let kwp = self.device.abilities.kwp.ok_or(Error::Unsupported(NO_KWP))?;
+                let work = move |device: &Device| {
+                    wrapped::generate(&device.token, kwp, name.as_str(), algorithm)
+                };
+                self.store(deadline, work).await?
+            }
+            KeyMode::ConfigRootKey | KeyMode::PublicKeyOnly => {
                 return Err(Error::Unsupported(NOT_HERE));
             }
         };
@@ -139,6 +150,10 @@ fn not_made(kid: &KeyId, error: TokenError) -> Error {
         TokenError::Call(what, Cryptoki::Pkcs11(code, call)) if is_inability(code) => {
             tracing::error!(%kid, %code, %call, "{what}: not possible on this token");
             Error::Unsupported(CANNOT_MAKE)
+        }
+        TokenError::Config(text) => {
+            tracing::error!(%kid, "{text}");
+            Error::NotPermitted(kek::WEAK)
         }
         error if error.class() == Some(ErrorClass::Internal) => Error::internal(error),
         error => Error::unavailable(error),

@@ -11,13 +11,19 @@ use cryptoki::{
     session::Session,
     types::Ulong,
 };
-use cryptoki_sys::CK_ULONG;
-use kasbah_crypto::{Curve, ec::EcPublicKey, rsa::RsaPublicKey};
+use cryptoki_sys::{
+    CK_ATTRIBUTE_TYPE, CK_ULONG, CKA_ALLOWED_MECHANISMS, CKA_CLASS, CKA_KEY_TYPE, CKK_EC, CKK_RSA,
+    CKM_ECDH1_DERIVE, CKM_RSA_PKCS_OAEP, CKO_PRIVATE_KEY,
+};
+use kasbah_crypto::{Algorithm, Curve, ec::EcPublicKey, rsa::RsaPublicKey};
 
-use crate::ffi;
+use crate::ffi::{self, Demand};
 
 /// Length of a data key, and of an AES-256 key, in bytes.
 const DEK_LEN: CK_ULONG = 32;
+
+/// 65537, unsigned big-endian.
+const PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];
 
 /// A boolean attribute, short of its value.
 type Flag = fn(bool) -> Attribute;
@@ -71,24 +77,11 @@ impl DekTemplate {
 /// Unwraps that a hardened key must refuse, by what they would be good for: read the data key,
 /// keep it, wrap a victim's data key under a known one.
 pub fn forbidden_unwraps() -> [(&'static str, Vec<Attribute>); 3] {
-    let with = |change: Attribute| {
-        let mut template = DekTemplate::WithoutLength.attributes();
-        for line in &mut template {
-            if line.attribute_type() == change.attribute_type() {
-                *line = change.clone();
-            }
-        }
-        template
-    };
-    let mut wrapping = with(Attribute::Wrap(true));
-    for line in &mut wrapping {
-        if let Attribute::KeyType(kind) = line {
-            *kind = KeyType::AES;
-        }
-    }
+    let demanded = |change| with(DekTemplate::WithoutLength.attributes(), &change);
+    let wrapping = with(demanded(Attribute::Wrap(true)), &Attribute::KeyType(KeyType::AES));
     [
-        ("unwrap into a readable object", with(Attribute::Sensitive(false))),
-        ("unwrap into a token object", with(Attribute::Token(true))),
+        ("unwrap into a readable object", demanded(Attribute::Sensitive(false))),
+        ("unwrap into a token object", demanded(Attribute::Token(true))),
         ("unwrap into a wrapping key", wrapping),
     ]
 }
@@ -96,19 +89,198 @@ pub fn forbidden_unwraps() -> [(&'static str, Vec<Attribute>); 3] {
 /// A long-term RSA private key: good for OAEP unwraps of data keys and nothing else.
 pub(crate) fn hardened_rsa_private(label: &str, id: &[u8]) -> Vec<Attribute> {
     let mut template = named(ObjectClass::PRIVATE_KEY, KeyType::RSA, label, id);
+    template.push(Attribute::Token(true));
     template.extend(hardened_rsa().map(|(_, line)| line));
-    template.push(ffi::unwrap_template(
-        DEK_FLAGS.map(|(line, value)| (line(value).attribute_type().into(), value)),
-    ));
+    template.push(dek_template());
     template
+}
+
+/// `CKA_UNWRAP_TEMPLATE` of an RSA private key.
+fn dek_template() -> Attribute {
+    ffi::unwrap_template(DEK_FLAGS.map(demand))
+}
+
+fn demand((line, value): (Flag, bool)) -> (CK_ATTRIBUTE_TYPE, Demand) {
+    (line(value).attribute_type().into(), Demand::Flag(value))
 }
 
 /// A long-term EC private key. Nothing on SoftHSM or Kryoptic stops a holder of the PIN from
 /// deriving a readable secret with it.
 pub(crate) fn hardened_ec_private(label: &str, id: &[u8]) -> Vec<Attribute> {
     let mut template = named(ObjectClass::PRIVATE_KEY, KeyType::EC, label, id);
+    template.push(Attribute::Token(true));
     template.extend(hardened_ec().map(|(_, line)| line));
     template
+}
+
+/// What a wrapped private key is for: flags and wrapping keys differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(crate) enum Family {
+    Rsa = 1,
+    Ec = 2,
+}
+
+impl Family {
+    pub(crate) fn of(algorithm: Algorithm) -> Self {
+        if algorithm.is_rsa() { Self::Rsa } else { Self::Ec }
+    }
+
+    /// Flags of a private key that is opened into the token; `MODIFIABLE` comes after them.
+    fn flags(self) -> [(Flag, bool); 10] {
+        let is_rsa = self == Self::Rsa;
+        [
+            (Attribute::Token, false),
+            (Attribute::Private, true),
+            (Attribute::Sensitive, true),
+            (Attribute::Extractable, false),
+            (Attribute::Unwrap, is_rsa),
+            (Attribute::Derive, !is_rsa),
+            (Attribute::Decrypt, false),
+            (Attribute::Sign, false),
+            (Attribute::SignRecover, false),
+            (Attribute::Copyable, false),
+        ]
+    }
+
+    fn key_type(self) -> (KeyType, &'static CK_ULONG) {
+        match self {
+            Self::Rsa => (KeyType::RSA, &CKK_RSA),
+            Self::Ec => (KeyType::EC, &CKK_EC),
+        }
+    }
+
+    fn mechanism(self) -> (MechanismType, &'static CK_ULONG) {
+        match self {
+            Self::Rsa => (MechanismType::RSA_PKCS_OAEP, &CKM_RSA_PKCS_OAEP),
+            Self::Ec => (MechanismType::ECDH1_DERIVE, &CKM_ECDH1_DERIVE),
+        }
+    }
+}
+
+/// A wrapped private key, opened: the hardened template on a session object.
+pub(crate) fn opened_private(family: Family) -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::KeyType(family.key_type().0),
+        Attribute::AllowedMechanisms(vec![family.mechanism().0]),
+    ];
+    template.extend(family.flags().map(|(line, value)| line(value)));
+    if family == Family::Rsa {
+        template.push(dek_template());
+    }
+    template.push(Attribute::Modifiable(false));
+    template
+}
+
+/// The same key between being made and being wrapped.
+pub(crate) fn unwrapped_private(family: Family) -> Vec<Attribute> {
+    with(opened_private(family), &Attribute::Extractable(true))
+}
+
+/// A key that wraps private keys and opens them as [`opened_private`] only. It cannot demand
+/// *their* `UNWRAP_TEMPLATE`: no module takes one inside another.
+pub(crate) fn wrapping_key(
+    family: Family,
+    label: &str,
+    mechanism: MechanismType,
+) -> Vec<Attribute> {
+    let fixed = [
+        (CKA_CLASS, Demand::Number(&CKO_PRIVATE_KEY)),
+        (CKA_KEY_TYPE, Demand::Number(family.key_type().1)),
+        (CKA_ALLOWED_MECHANISMS, Demand::Number(family.mechanism().1)),
+    ];
+    let flags = family.flags().into_iter().chain([(Attribute::Modifiable as Flag, false)]);
+    let demands = fixed.into_iter().chain(flags.map(demand));
+    let mut template = token_secret(KeyType::AES, label, mechanism);
+    template.extend([
+        Attribute::Wrap(true),
+        Attribute::Unwrap(true),
+        Attribute::Sign(false),
+        Attribute::Verify(false),
+        ffi::unwrap_template(demands),
+        Attribute::Modifiable(false),
+    ]);
+    template
+}
+
+/// The key that vouches for stored records.
+pub(crate) fn mac_key(label: &str) -> Vec<Attribute> {
+    let mut template = token_secret(KeyType::GENERIC_SECRET, label, MechanismType::SHA256_HMAC);
+    template.extend([
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Sign(true),
+        Attribute::Verify(true),
+        Attribute::Modifiable(false),
+    ]);
+    template
+}
+
+/// A secret key of 32 bytes that stays in the token.
+fn token_secret(kind: KeyType, label: &str, mechanism: MechanismType) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(kind),
+        Attribute::Label(label.into()),
+        value_len(),
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Derive(false),
+        Attribute::Copyable(false),
+        Attribute::AllowedMechanisms(vec![mechanism]),
+    ]
+}
+
+/// Ways to open a private key that a wrapping key must refuse, by what they would be good for.
+pub(crate) fn forbidden_openings(family: Family) -> [(&'static str, Vec<Attribute>); 3] {
+    let readable = vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(false),
+        Attribute::Extractable(true),
+    ];
+    [
+        ("into a readable object", readable),
+        ("into a token object", with(opened_private(family), &Attribute::Token(true))),
+        ("into a signing key", with(opened_private(family), &Attribute::Sign(true))),
+    ]
+}
+
+fn with(mut template: Vec<Attribute>, change: &Attribute) -> Vec<Attribute> {
+    for line in &mut template {
+        if line.attribute_type() == change.attribute_type() {
+            *line = change.clone();
+        }
+    }
+    template
+}
+
+/// Public half of a private key that is to be wrapped, for as long as that takes.
+pub(crate) fn session_public(algorithm: Algorithm) -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::Token(false),
+        Attribute::Private(false),
+        Attribute::Verify(false),
+    ];
+    match algorithm {
+        Algorithm::Rsa2048 => template.extend(rsa_numbers(2048)),
+        Algorithm::Rsa4096 => template.extend(rsa_numbers(4096)),
+        Algorithm::Ec(curve) => template.push(Attribute::EcParams(curve_oid(curve).to_vec())),
+    }
+    template
+}
+
+/// What a token needs to know to make an RSA key: its size, and the exponent 65537.
+pub(crate) fn rsa_numbers(bits: CK_ULONG) -> [Attribute; 2] {
+    [Attribute::ModulusBits(bits.into()), Attribute::PublicExponent(PUBLIC_EXPONENT.to_vec())]
 }
 
 /// Public half of a long-term RSA key; `WRAP` and `ENCRYPT` let a canary be made in the token.
@@ -240,13 +412,29 @@ fn session_aes() -> Vec<Attribute> {
 /// # Errors
 /// When the object cannot be read at all.
 pub fn hardened_gaps(session: &Session, key: ObjectHandle) -> Result<Vec<&'static str>, Cryptoki> {
+    gaps(session, key, ("TOKEN=true", Attribute::Token(true)))
+}
+
+/// The same for a private key that was opened into the token.
+pub(crate) fn opened_gaps(
+    session: &Session,
+    key: ObjectHandle,
+) -> Result<Vec<&'static str>, Cryptoki> {
+    gaps(session, key, ("TOKEN=false", Attribute::Token(false)))
+}
+
+fn gaps(
+    session: &Session,
+    key: ObjectHandle,
+    place: (&'static str, Attribute),
+) -> Result<Vec<&'static str>, Cryptoki> {
     let mut gaps = Vec::new();
     let kind = session.get_attributes(key, &[AttributeType::KeyType])?;
     let lines = match kind[..] {
-        [Attribute::KeyType(KeyType::EC)] => hardened_ec().to_vec(),
-        _ => hardened_rsa().to_vec(),
+        [Attribute::KeyType(KeyType::EC)] => hardened_ec(),
+        _ => hardened_rsa(),
     };
-    for (name, line) in lines {
+    for (name, line) in [place].into_iter().chain(lines) {
         if !has(session, key, &line)? {
             gaps.push(name);
         }
@@ -263,10 +451,9 @@ fn has(session: &Session, key: ObjectHandle, expected: &Attribute) -> Result<boo
     }
 }
 
-/// The readable lines of the hardened RSA template.
-fn hardened_rsa() -> [(&'static str, Attribute); 12] {
+/// The readable lines of the hardened RSA template, beside where the key is.
+fn hardened_rsa() -> [(&'static str, Attribute); 11] {
     [
-        ("TOKEN=true", Attribute::Token(true)),
         ("PRIVATE=true", Attribute::Private(true)),
         ("SENSITIVE=true", Attribute::Sensitive(true)),
         ("UNWRAP=true", Attribute::Unwrap(true)),
@@ -285,9 +472,8 @@ fn hardened_rsa() -> [(&'static str, Attribute); 12] {
 }
 
 /// The same for EC: good for ECDH and nothing else.
-fn hardened_ec() -> [(&'static str, Attribute); 12] {
+fn hardened_ec() -> [(&'static str, Attribute); 11] {
     [
-        ("TOKEN=true", Attribute::Token(true)),
         ("PRIVATE=true", Attribute::Private(true)),
         ("SENSITIVE=true", Attribute::Sensitive(true)),
         ("DERIVE=true", Attribute::Derive(true)),

@@ -160,7 +160,7 @@ impl Token {
     /// As [`Token::open`].
     pub fn restore_login(&self) -> Result<()> {
         let mut state = self.state();
-        if !state.guard.as_ref().is_some_and(TokenSession::is_logged_in) {
+        if !state.guard.as_ref().is_some_and(|guard| is_logged_in(guard)) {
             state.forget_login();
         }
         self.logged_in(&mut state).map(drop)
@@ -268,12 +268,6 @@ impl TokenSession {
         let session = session.map_err(Error::during("opening a session"))?;
         Ok(Self { session, _inside: inside })
     }
-
-    fn is_logged_in(&self) -> bool {
-        self.session.get_session_info().is_ok_and(|info| {
-            matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser)
-        })
-    }
 }
 
 impl Deref for TokenSession {
@@ -282,6 +276,13 @@ impl Deref for TokenSession {
     fn deref(&self) -> &Session {
         &self.session
     }
+}
+
+/// Whether private objects can be seen: without a login, a search finds none.
+pub(crate) fn is_logged_in(session: &Session) -> bool {
+    session.get_session_info().is_ok_and(|info| {
+        matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser)
+    })
 }
 
 /// The slot of the token labelled `label`.

@@ -23,6 +23,7 @@ use crate::{
     error::ErrorClass,
     job::{Job, Key, Outcome, Ticket},
     object::Ledger,
+    opened::Opened,
     recipient::WrapHandle,
     recovery::Device,
     rewrap::{Fault, Stage},
@@ -68,6 +69,8 @@ pub(crate) struct Worker {
     pub(crate) control: (Sender<Control>, Receiver<Control>),
     /// How many failures may wait for a canary, so that a flood of garbage holds no memory.
     pub(crate) max_suspects: usize,
+    /// How many wrapped private keys may be open on its session.
+    pub(crate) max_open: usize,
 }
 
 /// A worker with a session.
@@ -75,8 +78,10 @@ pub(crate) struct Seat<'w, 'l> {
     pub(crate) worker: &'w Worker,
     pub(crate) ledger: &'l Ledger<'l>,
     pub(crate) generation: u64,
-    /// Handles of private keys, by serial.
+    /// Handles of private keys in the token, by serial.
     pub(crate) handles: HashMap<u64, ObjectHandle>,
+    /// Those of wrapped private keys.
+    pub(crate) opened: Opened,
     /// Session keys of responses, made on this session.
     pub(crate) recipients: Vec<Arc<WrapHandle>>,
     suspects: Vec<Suspect>,
@@ -160,6 +165,7 @@ impl<'w, 'l> Seat<'w, 'l> {
             ledger,
             generation,
             handles: HashMap::new(),
+            opened: Opened::default(),
             recipients: Vec::new(),
             suspects: Vec::new(),
         }
@@ -271,7 +277,16 @@ impl<'w, 'l> Seat<'w, 'l> {
                 };
             }
             ErrorClass::StaleHandle if !ticket.again => {
+                if self.opened.len() > 0 {
+                    // Perhaps all of them are stale, as after a logout; another session gets rid
+                    // of the rest.
+                    return match self.device().token.restore_login() {
+                        Ok(()) => Some(Leave::Reopen(Some(retry(ticket)))),
+                        Err(why) => Some(self.lose(ticket, &why.to_string())),
+                    };
+                }
                 self.handles.clear();
+                self.opened.forget_tools();
                 return self.handle(retry(ticket));
             }
             ErrorClass::Login | ErrorClass::Session | ErrorClass::StaleHandle => {

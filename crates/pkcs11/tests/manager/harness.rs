@@ -22,6 +22,25 @@ pub(crate) const PREFER: &str = r#""custody":"prefer-sealed""#;
 pub(crate) const REQUIRE: &str = r#""custody":"require-sealed""#;
 pub(crate) const TRANSIENT: &str = r#""custody":"transient""#;
 
+/// Makes a test per module of each of these functions of a [`Rig`].
+macro_rules! on_both_modules {
+    ($($name:ident)*) => {
+        mod softhsm {
+            use kasbah_testkit::tokens::SoftHsm;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name($crate::harness::Rig::new(SoftHsm::fresh())).await; })*
+        }
+        mod kryoptic {
+            use kasbah_testkit::tokens::Kryoptic;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name($crate::harness::Rig::new(Kryoptic::fresh())).await; })*
+        }
+    };
+}
+pub(crate) use on_both_modules;
+
 /// A token with a factory that knows it.
 pub(crate) struct Rig {
     pub(crate) fixture: TestToken,

@@ -10,3 +10,4 @@ mod load;
 mod loss;
 mod soak;
 mod store;
+mod wrapped;

@@ -4,29 +4,17 @@ use std::{fs, sync::Arc, time::Duration};
 
 use cryptoki::object::{Attribute, ObjectClass};
 use kasbah_pkcs11::{HsmManager, provision};
-use kasbah_testkit::tokens::{Kryoptic, SoftHsm};
+use kasbah_testkit::tokens::SoftHsm;
 use kasbah_trust::{
     Algorithm, Curve, Deadline, Error, Health, KeyDetails, KeyId, KeyManager, KeyMode, KeyStore,
     NewKey, Result, StoredKey,
 };
 
-use crate::harness::{Client, PREFER, REQUIRE, Rig, Sample, details, soon};
+use crate::harness::{Client, PREFER, REQUIRE, Rig, Sample, details, on_both_modules, soon};
 
 const RSA: Algorithm = Algorithm::Rsa2048;
 const EC: Algorithm = Algorithm::Ec(Curve::P256);
 
-macro_rules! on_both_modules {
-    ($($name:ident)*) => {
-        mod softhsm {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(super::Rig::new(super::SoftHsm::fresh())).await; })*
-        }
-        mod kryoptic {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(super::Rig::new(super::Kryoptic::fresh())).await; })*
-        }
-    };
-}
 on_both_modules! {
     a_key_that_was_made_serves
     a_name_is_given_once
@@ -98,7 +86,7 @@ async fn a_key_that_was_made_serves(rig: Rig) {
 async fn a_name_is_given_once(rig: Rig) {
     let manager = rig.manager(PREFER);
     make(&manager, "k", EC, KeyMode::Remote).await.unwrap();
-    for mode in [KeyMode::Remote] {
+    for mode in [KeyMode::Remote, KeyMode::ProviderRootKey] {
         for algorithm in [EC, RSA] {
             let again = make(&manager, "k", algorithm, mode).await;
             assert!(matches!(&again, Err(Error::Exists(kid)) if kid.as_str() == "k"), "{again:?}");
