@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, anyhow};
@@ -16,7 +16,9 @@ use jsonwebtoken::{EncodingKey, Header};
 use kasbah_basic::wrap_private_key;
 use kasbah_crypto::{Curve, PrivateKeyParts, PublicKey, ec::EcPublicKey, envelope::RootKey};
 use kasbah_pkcs11::provision::{self, KeyEntry};
-use kasbah_trust::Algorithm;
+use kasbah_proto::policy::KeyMode;
+use kasbah_registry::{NewKas, NewKey, PrivateKey, ProviderName};
+use kasbah_trust::{Algorithm, Custody, Deadline, KeyService};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
@@ -27,12 +29,18 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     output::{Output, columns, print},
     plan::Plan,
-    server::{self, Proven, ProvenKey},
+    server::{self, Ready},
     throw_away::{LABEL, PIN, ThrowAway, random_hex, write_secret},
 };
 
 const ISSUER: &str = "urn:kasbah:dev";
 const TOKEN_LIFETIME_SECONDS: u64 = 30 * 24 * 3600;
+/// Subject of the access token.
+const ADMIN: &str = "admin";
+/// Name of the root key and of its file.
+const ROOT: &str = "root";
+/// How long one key may take to prove itself.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Kids of the keys that are always made.
 const KIDS: [&str; 3] = ["r1", "e1", "b1"];
 
@@ -98,23 +106,42 @@ async fn run(
 ) -> Result<(), Failure> {
     let address = listener.local_addr().or_exit(Exit::Unavailable)?;
     let url = format!("http://{address}");
-    let mut keyring = in_token(token, imports)?;
-    keyring.push(wrapped(&directory)?);
+    let mut keys = in_token(token, imports)?;
+    keys.push(wrapped(&directory)?);
     let access_token = issue(&directory, &url)?;
-    write_secret(&directory.join("config.yaml"), &configuration(token, address, &url, &keyring))?;
+    write_secret(&directory.join("config.yaml"), &configuration(token, address, &url))?;
     let made = Made { directory, url, access_token };
     let config = Config::load(&made.config_file()).or_exit(Exit::Usage)?;
-    let proven = server::build(config, None).await?;
+    let server = server::build(config, None).await?;
+    let keys = register(&server, &made.url, keys).await?;
     let listener = TcpListener::from_std(listener).or_exit(Exit::Unavailable)?;
     match output {
-        Output::Json => print(&made.json(&proven).to_string())?,
-        Output::Table => print(&made.story(&proven))?,
+        Output::Json => print(&made.json(&keys).to_string())?,
+        Output::Table => print(&made.story(&keys))?,
     }
-    proven.serve(listener).await
+    server.serve(listener).await
 }
 
-/// The keys of the token, as lines of a keyring.
-fn in_token(token: &ThrowAway, imports: &[Import]) -> Result<Vec<Value>, Failure> {
+/// A key that is served.
+struct ProvenKey {
+    kid: String,
+    algorithm: Algorithm,
+    /// Name of its manager.
+    manager: String,
+    public_key: PublicKey,
+    custody: Custody,
+}
+
+/// A key to be registered.
+struct NewRecord {
+    kid: String,
+    public_key: PublicKey,
+    private_key: PrivateKey,
+    mode: KeyMode,
+}
+
+/// Makes the keys of the token.
+fn in_token(token: &ThrowAway, imports: &[Import]) -> Result<Vec<NewRecord>, Failure> {
     let token = token.make()?;
     let mut keys = vec![
         provision::generate(&token, KIDS[0], Algorithm::Rsa2048)?,
@@ -126,39 +153,99 @@ fn in_token(token: &ThrowAway, imports: &[Import]) -> Result<Vec<Value>, Failure
             .or_exit(Exit::Usage)?;
         keys.push(provision::import(&token, &import.kid, &Zeroizing::new(pem))?);
     }
-    Ok(keys.iter().map(line_of).collect())
+    keys.into_iter().map(record_of).collect()
 }
 
-fn line_of(key: &KeyEntry) -> Value {
-    json!({
-        "kid": key.label,
-        "algorithm": key.algorithm.map(Algorithm::as_str),
-        "provider": "main",
-        "key": key.uri().map(|uri| uri.to_string()),
+fn record_of(key: KeyEntry) -> Result<NewRecord, Failure> {
+    let uri = key.uri().map(|uri| uri.to_string());
+    let (Some(key_id), Some(public_key)) = (uri, key.public_key) else {
+        return Err(Failure::not_fine(format!(
+            "key {} came out of the token incomplete",
+            key.label
+        )));
+    };
+    Ok(NewRecord {
+        kid: key.label,
+        public_key,
+        private_key: PrivateKey { key_id, wrapped_key: None },
+        mode: KeyMode::Remote,
     })
 }
 
-/// A key wrapped by a root key, as a line of a keyring.
-fn wrapped(directory: &Path) -> Result<Value, Failure> {
-    let kid = KIDS[2];
+/// Makes a key that is wrapped by a root key.
+fn wrapped(directory: &Path) -> Result<NewRecord, Failure> {
     let root = Zeroizing::new(random_hex::<32>()?);
     let (public_key, wrapped) = wrap(&root).or_exit(Exit::Unavailable)?;
-    write_secret(&directory.join("root"), &root)?;
-    write_secret(&directory.join(format!("{kid}.pem")), &public_key)?;
-    write_secret(&directory.join(format!("{kid}.b64")), &wrapped)?;
-    Ok(json!({
-        "kid": kid,
-        "algorithm": Algorithm::Rsa2048.as_str(),
-        "public_key_file": format!("{kid}.pem"),
-        "wrapped_key_file": format!("{kid}.b64"),
-        "wrapping_key": "root",
-    }))
+    write_secret(&directory.join(ROOT), &root)?;
+    Ok(NewRecord {
+        kid: KIDS[2].to_owned(),
+        public_key,
+        private_key: PrivateKey { key_id: ROOT.to_owned(), wrapped_key: Some(wrapped) },
+        mode: KeyMode::ConfigRootKey,
+    })
 }
 
-fn wrap(root: &str) -> anyhow::Result<(String, String)> {
+/// Registers the server and its keys, and uses each key once.
+async fn register(
+    server: &Ready,
+    url: &str,
+    keys: Vec<NewRecord>,
+) -> Result<Vec<ProvenKey>, Failure> {
+    let control = server.control.as_ref().context("a throw-away server has a registry");
+    let registry = &control.or_exit(Exit::Usage)?.registry;
+    let new = NewKas { uri: url.to_owned(), name: "dev".to_owned(), ..NewKas::default() };
+    let kas = registry.create_kas(new).await.or_exit(Exit::Unavailable)?;
+    let main = ProviderName::Pair { name: "main".into(), manager: kasbah_pkcs11::MANAGER.into() };
+    let main = registry.provider(&main).await.or_exit(Exit::Unavailable)?;
+    for key in keys.iter().rev() {
+        let new = NewKey {
+            kid: key.kid.clone(),
+            algorithm: number_of(&key.public_key),
+            mode: key.mode as i32,
+            public_pem: key.public_key.to_pem(),
+            private_key: Some(key.private_key.clone()),
+            provider_id: (key.mode == KeyMode::Remote).then(|| main.id.clone()),
+            ..NewKey::default()
+        };
+        registry.create_key(&kas.id, &new).await.or_exit(Exit::Unavailable)?;
+    }
+    let mut served = Vec::new();
+    for key in keys {
+        served.push(prove(&server.key_service(), &key.kid).await?);
+    }
+    Ok(served)
+}
+
+async fn prove(keys: &KeyService, kid: &str) -> Result<ProvenKey, Failure> {
+    let deadline = Deadline::after(PROBE_TIMEOUT);
+    let key = keys.index().find_by_id(&kid.into(), deadline).await.or_exit(Exit::Unavailable)?;
+    let custody = keys.prove(&key, deadline).await.or_exit(Exit::Unavailable)?;
+    let manager = keys.manager_for(&key).await.or_exit(Exit::Unavailable)?;
+    Ok(ProvenKey {
+        kid: key.kid.to_string(),
+        algorithm: key.algorithm,
+        manager: manager.designation().manager.clone(),
+        public_key: key.public_key.clone(),
+        custody,
+    })
+}
+
+/// `policy.Algorithm`.
+fn number_of(key: &PublicKey) -> i32 {
+    match key.algorithm() {
+        Some(Algorithm::Rsa2048) => 1,
+        Some(Algorithm::Rsa4096) => 2,
+        Some(Algorithm::Ec(Curve::P256)) => 3,
+        Some(Algorithm::Ec(Curve::P384)) => 4,
+        Some(Algorithm::Ec(Curve::P521)) => 5,
+        None => 0,
+    }
+}
+
+fn wrap(root: &str) -> anyhow::Result<(PublicKey, String)> {
     let key = PrivateKeyParts::generate(Algorithm::Rsa2048)?;
     let wrapped = wrap_private_key(&RootKey::from_hex(root)?, &key.to_pem()?)?;
-    Ok((key.public_key().to_pem(), wrapped))
+    Ok((key.public_key(), wrapped))
 }
 
 /// Issues an access token for an administrator; the key that signs it is not kept.
@@ -182,7 +269,7 @@ fn sign(url: &str) -> anyhow::Result<(String, String)> {
     let claims = json!({
         "iss": ISSUER,
         "aud": url,
-        "sub": "admin",
+        "sub": ADMIN,
         "iat": now,
         "exp": now + TOKEN_LIFETIME_SECONDS,
         "realm_access": { "roles": ["opentdf-admin"] },
@@ -194,7 +281,7 @@ fn sign(url: &str) -> anyhow::Result<(String, String)> {
 }
 
 /// YAML; JSON values are YAML too, which saves quoting.
-fn configuration(token: &ThrowAway, address: SocketAddr, url: &str, keyring: &[Value]) -> String {
+fn configuration(token: &ThrowAway, address: SocketAddr, url: &str) -> String {
     let kind = token.kind;
     let module = json!({ "path": token.module, "env": { kind.variable: kind.file } });
     let provider =
@@ -202,17 +289,16 @@ fn configuration(token: &ThrowAway, address: SocketAddr, url: &str, keyring: &[V
     let auth = json!({
         "mode": "jwt", "issuer": ISSUER, "audience": url, "jwks_file": "jwks.json",
     });
-    let keyring: Vec<_> = keyring.iter().map(|key| format!("  - {key}")).collect();
     format!(
         "# Written by `kasbah dev`; `kasbah serve` starts the same server again.\n\
-         server: {}\nkas: {}\nauth: {auth}\nsecrets:\n  {PIN}: {{ file: {PIN} }}\n  root: {{ file: \
-         root }}\nmodules:\n  {}: {module}\nproviders:\n  - name: main\n    manager: {}\n    \
-         config: {provider}\nkeyring:\n{}\n",
+         server: {}\nkas: {}\nauth: {auth}\nregistry: {}\nsecrets:\n  {PIN}: {{ file: {PIN} }}\n  \
+         {ROOT}: {{ file: {ROOT} }}\nroot_keys: [{ROOT}]\nmodules:\n  {}: {module}\nproviders:\n  \
+         - name: main\n    manager: {}\n    config: {provider}\n",
         json!({ "listen": address }),
-        json!({ "uri": url }),
+        json!({ "uri": url, "key_index": "registry" }),
+        json!({ "database": "sqlite:registry.db", "admins": [ADMIN] }),
         kind.name,
         kasbah_pkcs11::MANAGER,
-        keyring.join("\n"),
     )
 }
 
@@ -221,16 +307,15 @@ impl Made {
         self.directory.join("config.yaml")
     }
 
-    fn json(&self, proven: &Proven) -> Value {
-        let keys: Vec<_> = proven
-            .keys
+    fn json(&self, keys: &[ProvenKey]) -> Value {
+        let keys: Vec<_> = keys
             .iter()
             .map(|key| {
                 json!({
                     "kid": key.kid,
                     "algorithm": key.algorithm.as_str(),
                     "manager": key.manager,
-                    "custody": custody(key),
+                    "custody": key.custody.level.as_str(),
                     "public_key": key.public_key.to_pem(),
                 })
             })
@@ -243,18 +328,12 @@ impl Made {
         })
     }
 
-    fn story(&self, proven: &Proven) -> String {
-        let keys: Vec<_> = proven
-            .keys
+    fn story(&self, keys: &[ProvenKey]) -> String {
+        let keys: Vec<_> = keys
             .iter()
             .map(|key| {
                 let algorithm = key.algorithm.to_string();
-                [
-                    key.kid.clone(),
-                    algorithm,
-                    key.manager.clone(),
-                    custody(key).unwrap_or("-").into(),
-                ]
+                [key.kid.clone(), algorithm, key.manager.clone(), key.custody.level.as_str().into()]
             })
             .collect();
         let (url, directory) = (&self.url, self.directory.display());
@@ -262,20 +341,18 @@ impl Made {
             "Kasbah serves gRPC on {url}. Its keys were made just now, each was used once:\n\n{}\n\
              Everything is in {directory} and stays there:\n  \
              config.yaml    its configuration\n  \
+             registry.db    which keys there are; b1 is wrapped by the root key in `root`\n  \
              tokens         the token; its PIN is in `pin`\n  \
-             b1.b64         a private key wrapped by the root key in `root`\n  \
              access-token   an access token for an administrator, good for 30 days\n\n\
              Ask it for a rewrap:\n  \
              kasbah smoke {url} --token-file {directory}/access-token\n\
+             Look at its keys, as its administrator:\n  \
+             kasbah keys list --url {url} --token-file {directory}/access-token\n\
              Start the same server again after Ctrl-C:\n  \
              kasbah serve --config {directory}/config.yaml",
             columns(["KID", "ALGORITHM", "MANAGER", "CUSTODY"], &keys),
         )
     }
-}
-
-fn custody(key: &ProvenKey) -> Option<&'static str> {
-    key.custody.map(|custody| custody.level.as_str())
 }
 
 /// The directory to write to, which must not hold an earlier server.

@@ -6,14 +6,13 @@ use anyhow::anyhow;
 use futures_util::future::join_all;
 use kasbah_pkcs11::{error::Error as TokenError, provision};
 use kasbah_trust::{
-    Custody, Deadline, Error, KeyDetails, KeyMode, KeyService, KeyStatus, PrivateKeyRef,
-    ProviderConfig, PublicKey,
+    Deadline, Error, KeyDetails, KeyMode, KeyService, KeyStatus, PrivateKeyRef, ProviderConfig,
+    PublicKey,
 };
 
 use crate::{
     config::{Config, Key, Kind, Private, Provider},
     exit::{Exit, Failure, sentence},
-    server::ProvenKey,
     tokens::exit_of,
 };
 
@@ -106,81 +105,66 @@ pub(crate) async fn prove(
     service: &KeyService,
     keys: Vec<KeyDetails>,
     providers: &[Provider],
-) -> Result<Vec<ProvenKey>, Failure> {
+) -> Result<(), Failure> {
     let mut of_provider: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (index, key) in keys.into_iter().enumerate() {
         let provider = key.provider.as_ref().map(|config| config.name.clone());
         of_provider.entry(provider).or_default().push((index, key));
     }
     let turns = of_provider.into_values().map(|keys| prove_in_turn(service, keys, providers));
-    let mut proven: Vec<_> = join_all(turns).await.into_iter().flatten().collect();
-    proven.sort_unstable_by_key(|(index, _)| *index);
-    proven.into_iter().map(|(_, key)| key).collect()
+    let failed = join_all(turns).await.into_iter().flatten();
+    match failed.min_by_key(|(index, _)| *index) {
+        Some((_, failure)) => Err(failure),
+        None => Ok(()),
+    }
 }
 
-/// Up to the first key that does not work.
+/// The first key that does not work.
 async fn prove_in_turn(
     service: &KeyService,
     keys: Vec<(usize, KeyDetails)>,
     providers: &[Provider],
-) -> Vec<(usize, Result<ProvenKey, Failure>)> {
-    let mut proven = Vec::new();
+) -> Option<(usize, Failure)> {
     for (index, key) in keys {
-        let result = prove_key(service, key, providers).await;
-        let is_end = result.is_err();
-        proven.push((index, result));
-        if is_end {
-            break;
+        if let Err(failure) = prove_key(service, &key, providers).await {
+            return Some((index, failure));
         }
     }
-    proven
+    None
 }
 
 async fn prove_key(
     service: &KeyService,
-    key: KeyDetails,
+    key: &KeyDetails,
     providers: &[Provider],
-) -> Result<ProvenKey, Failure> {
-    let (manager, custody) = match probe(service, &key).await {
-        Ok((manager, custody)) => (manager, Some(custody)),
-        Err(error) => match &key.provider {
-            Some(config) if is_optional(config, providers) => {
-                let error = sentence(&error.into());
-                tracing::warn!(kid = %key.kid, error, "key is not ready; its provider is optional");
-                (config.manager.clone(), None)
-            }
-            _ => return Err(unproven(&key, error)),
-        },
+) -> Result<(), Failure> {
+    let error = match service.prove(key, Deadline::after(PROBE_TIMEOUT)).await {
+        Ok(custody) => {
+            tracing::info!(
+                kid = %key.kid,
+                algorithm = %key.algorithm,
+                custody = %custody.level,
+                enforced_by_key = custody.enforced_by_key,
+                boundary = custody.boundary.as_str(),
+                legacy = key.legacy,
+                "key is ready"
+            );
+            return Ok(());
+        }
+        Err(error) => error,
     };
-    if let Some(custody) = custody {
-        tracing::info!(
-            kid = %key.kid,
-            algorithm = %key.algorithm,
-            manager,
-            custody = %custody.level,
-            enforced_by_key = custody.enforced_by_key,
-            boundary = custody.boundary.as_str(),
-            legacy = key.legacy,
-            "key is ready"
-        );
+    match &key.provider {
+        Some(config) if is_optional(config, providers) => {
+            let error = sentence(&error.into());
+            tracing::warn!(kid = %key.kid, error, "key is not ready; its provider is optional");
+            Ok(())
+        }
+        _ => Err(unproven(key, error)),
     }
-    Ok(ProvenKey {
-        kid: key.kid.to_string(),
-        algorithm: key.algorithm,
-        manager,
-        public_key: key.public_key,
-        custody,
-    })
 }
 
 fn is_optional(config: &Arc<ProviderConfig>, providers: &[Provider]) -> bool {
     providers.iter().any(|provider| !provider.required && Arc::ptr_eq(&provider.config, config))
-}
-
-async fn probe(service: &KeyService, key: &KeyDetails) -> Result<(String, Custody), Error> {
-    let manager = service.manager_for(key).await?;
-    let custody = manager.probe(key, Deadline::after(PROBE_TIMEOUT)).await?;
-    Ok((manager.designation().manager.clone(), custody))
 }
 
 fn unproven(key: &KeyDetails, error: Error) -> Failure {

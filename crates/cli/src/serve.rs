@@ -41,7 +41,7 @@ async fn serve(config: Config, declared: Option<PathBuf>) -> Result<(), Failure>
         tracing::warn!("{warning}");
     }
     let listen = config.server.listen;
-    let proven = server::build(config, declared.as_deref()).await?;
+    let server = server::build(config, declared.as_deref()).await?;
     let listener = TcpListener::from_std(server::listen(listen)?).or_exit(Exit::Unavailable)?;
-    proven.serve(listener).await
+    server.serve(listener).await
 }

@@ -9,7 +9,7 @@ use kasbah_index::CachedIndex;
 use kasbah_kas::{AuditSink, Kas, Keyring, ServeError, StderrSink};
 use kasbah_pkcs11::HsmFactory;
 use kasbah_platform::PlatformSource;
-use kasbah_trust::{Algorithm, Custody, KeyIndex, KeyService, PublicKey};
+use kasbah_trust::{KeyIndex, KeyService};
 use secrecy::ExposeSecret;
 use tokio::{
     net::TcpListener,
@@ -26,33 +26,20 @@ use crate::{
 };
 
 /// A server that is ready to listen.
-pub(crate) struct Proven {
+pub(crate) struct Ready {
     kas: Kas,
     /// SIGTERM and SIGINT; heard from here on, so that whoever is told that the server is ready can
     /// stop it.
     signals: [Signal; 2],
-    /// The keys of a keyring, each used once.
-    pub(crate) keys: Vec<ProvenKey>,
     /// The control plane, if it is in this process.
     pub(crate) control: Option<Control>,
     /// What runs beside requests.
     background: JoinSet<()>,
 }
 
-/// A key that is served.
-pub(crate) struct ProvenKey {
-    pub(crate) kid: String,
-    pub(crate) algorithm: Algorithm,
-    /// Name of its manager.
-    pub(crate) manager: String,
-    pub(crate) public_key: PublicKey,
-    /// `None` for a key of an optional provider that is down.
-    pub(crate) custody: Option<Custody>,
-}
-
 /// Builds the server of a configuration; `declared` is where provider configurations are declared
 /// in files.
-pub(crate) async fn build(mut config: Config, declared: Option<&Path>) -> Result<Proven, Failure> {
+pub(crate) async fn build(mut config: Config, declared: Option<&Path>) -> Result<Ready, Failure> {
     let index = std::mem::replace(&mut config.index, Index::Keyring);
     if declared.is_some() && !matches!(index, Index::Registry(_)) {
         return Err(Failure::usage(
@@ -70,32 +57,32 @@ pub(crate) async fn build(mut config: Config, declared: Option<&Path>) -> Result
             let kas = kas(config, Arc::clone(&index) as _, Arc::new(StderrSink))?;
             let mut background = JoinSet::new();
             background.spawn(async move { index.watch().await });
-            Proven::new(kas, Vec::new(), None, background)
+            Ready::new(kas, None, background)
         }
     }
 }
 
-async fn with_keyring(config: Config) -> Result<Proven, Failure> {
+async fn with_keyring(config: Config) -> Result<Ready, Failure> {
     let keys = keyring::keys(&config)?;
     let index = Keyring::new(&config.kas_uri, keys.clone()).or_exit(Exit::Usage)?;
     let providers = config.providers.clone();
     let kas = kas(config, Arc::new(index), Arc::new(StderrSink))?;
-    let keys = keyring::prove(&kas.key_service(), keys, &providers).await?;
-    Proven::new(kas, keys, None, JoinSet::new())
+    keyring::prove(&kas.key_service(), keys, &providers).await?;
+    Ready::new(kas, None, JoinSet::new())
 }
 
 async fn with_registry(
     config: Config,
     settings: RegistrySettings,
     declared: Option<&Path>,
-) -> Result<Proven, Failure> {
+) -> Result<Ready, Failure> {
     let control = Control::open(&config, &settings, declared).await?;
     let verifier = Arc::clone(&config.auth.verifier);
     let sink = CountingSink::new(StderrSink, Arc::clone(&control.uses));
     let kas = kas(config, control.index(), Arc::new(sink))?;
     let routes = control.routes(kas.key_service(), verifier, settings.admins);
     let background = control.background()?;
-    Proven::new(kas.beside(routes), Vec::new(), Some(control), background)
+    Ready::new(kas.beside(routes), Some(control), background)
 }
 
 /// The server over an index, with the managers of this build.
@@ -128,18 +115,13 @@ fn kas(
     builder.build().or_exit(Exit::Usage)
 }
 
-impl Proven {
-    fn new(
-        kas: Kas,
-        keys: Vec<ProvenKey>,
-        control: Option<Control>,
-        background: JoinSet<()>,
-    ) -> Result<Self, Failure> {
+impl Ready {
+    fn new(kas: Kas, control: Option<Control>, background: JoinSet<()>) -> Result<Self, Failure> {
         let signals = [
             signal(SignalKind::terminate()).or_exit(Exit::Unavailable)?,
             signal(SignalKind::interrupt()).or_exit(Exit::Unavailable)?,
         ];
-        Ok(Self { kas, signals, keys, control, background })
+        Ok(Self { kas, signals, control, background })
     }
 
     /// The keys and their managers.
