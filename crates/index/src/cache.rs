@@ -53,12 +53,10 @@ pub(crate) enum Lookup<T> {
     Nothing,
 }
 
-/// Something that was current once.
+/// Something that was current once, lately enough to be served while the source is down.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Old<T> {
     pub(crate) value: T,
-    /// The last moment at which the source is known to have said the same.
-    pub(crate) known_good: Instant,
     /// Whether the source is better not asked for it just now.
     pub(crate) hold_off: bool,
 }
@@ -194,7 +192,6 @@ impl Cache {
 
     fn begin_epoch(&mut self, revision: Option<u64>, now: Instant) {
         self.epoch = Arc::new(Epoch::new(revision, now));
-        self.absent.clear();
     }
 
     fn look<T, U>(&self, entry: &Entry<T>, now: Instant, value: fn(&T) -> U) -> Lookup<U> {
@@ -205,14 +202,13 @@ impl Cache {
         if self.is_fresh(entry, now) {
             return Lookup::Fresh(value(&entry.value));
         }
-        let known_good = entry.last_known_good();
-        if !is_within(self.rules.stale_limit, known_good, now) {
+        if !is_within(self.rules.stale_limit, entry.last_known_good(), now) {
             return Lookup::Nothing;
         }
         let hold_off = entry.failed.is_some_and(|failed| {
             is_within(BACK_OFF, failed, now) && self.contact.is_none_or(|at| at <= failed)
         });
-        Lookup::Old(Old { value: value(&entry.value), known_good, hold_off })
+        Lookup::Old(Old { value: value(&entry.value), hold_off })
     }
 
     fn is_fresh<T>(&self, entry: &Entry<T>, now: Instant) -> bool {
@@ -259,9 +255,6 @@ impl Cache {
 
     /// Unknown kids are anybody's to invent, so they have a room of their own.
     fn put_absent(&mut self, kid: &KeyId, of: &Reading) {
-        if !Arc::ptr_eq(&of.epoch, &self.epoch) {
-            return;
-        }
         if self.absent.len() >= self.rules.capacity {
             self.absent.clear();
         }

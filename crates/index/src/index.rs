@@ -221,11 +221,11 @@ impl Shared {
 
     fn fall_back<T>(&self, old: Option<Old<T>>, error: Error) -> Result<T> {
         match old {
-            Some(old) if is_within(self.rules.stale_limit, old.known_good, Instant::now()) => {
+            Some(old) => {
                 self.stale_served.fetch_add(1, Ordering::Relaxed);
                 Ok(old.value)
             }
-            _ => Err(error),
+            None => Err(error),
         }
     }
 

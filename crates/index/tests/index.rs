@@ -37,6 +37,8 @@ struct Scripted {
     script: Mutex<Script>,
     /// Every answer waits for a permit when there is one of these.
     gate: Option<Semaphore>,
+    /// A list that was read is under way until there is a permit.
+    slow_lists: Option<Semaphore>,
     finds: AtomicUsize,
     lists: AtomicUsize,
     revisions: AtomicUsize,
@@ -111,7 +113,11 @@ impl KeySource for Scripted {
 
     async fn list(&self) -> Result<Vec<KeyDetails>> {
         self.lists.fetch_add(1, SeqCst);
-        Ok(self.answer().await?.keys.values().cloned().collect())
+        let keys = self.answer().await?.keys.values().cloned().collect();
+        if let Some(gate) = &self.slow_lists {
+            gate.acquire().await.unwrap().forget();
+        }
+        Ok(keys)
     }
 
     async fn revision(&self) -> Result<Option<u64>> {
@@ -575,6 +581,26 @@ async fn the_list_is_read_once_and_filtered_here() {
     assert_eq!(count(rsa).await, 0);
     find(&index, "r2").await.unwrap();
     assert_eq!((source.lists(), source.finds()), (1, 0), "the list brought the keys");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_took_long_brings_nothing_back() {
+    let script = Scripted::script(None, &["gone", "r1"]);
+    let source = Arc::new(Scripted { slow_lists: Some(Semaphore::new(0)), ..script });
+    let index = unwatched(&source, rules());
+    let listing = tokio::spawn({
+        let index = Arc::clone(&index);
+        async move { list(&index).await }
+    });
+    pass(10).await;
+    source.set("r1", KeyStatus::Disabled, None);
+    source.edit().keys.remove("gone");
+    assert_eq!(status(&index, "r1").await, KeyStatus::Disabled);
+    assert_not_found(&find(&index, "gone").await);
+    source.slow_lists.as_ref().unwrap().add_permits(1);
+    assert_eq!(listing.await.unwrap().unwrap().len(), 2);
+    assert_eq!(status(&index, "r1").await, KeyStatus::Disabled);
+    assert_not_found(&find(&index, "gone").await);
 }
 
 #[tokio::test(start_paused = true)]
