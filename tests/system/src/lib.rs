@@ -2,6 +2,7 @@
 //! binary, and the recording PKCS#11 module. The tests are in `tests/`.
 #![expect(clippy::expect_used, reason = "a panic is a failing test")]
 
+pub mod admin;
 pub mod client;
 pub mod issuer;
 pub mod recorder;

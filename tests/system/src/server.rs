@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    admin::{ADMIN, Admin},
     client::Kas,
     issuer::{AUDIENCE, ISSUER, Issuer},
 };
@@ -37,8 +38,7 @@ pub struct Server {
     lines: Arc<Mutex<Vec<String>>>,
     /// Where it listens.
     pub address: String,
-    issuer: Issuer,
-    _dir: TempDir,
+    setup: Setup,
 }
 
 impl Setup {
@@ -90,6 +90,31 @@ impl Setup {
         push(&mut self.config["providers"], provider);
     }
 
+    /// Adds the module and the PIN of a test token under `name`, without a provider; the settings
+    /// of a provider configuration that uses them.
+    pub fn token(&mut self, name: &str, token: &TestToken, custody: &str) -> Value {
+        self.hsm(name, token, custody);
+        let provider = self.config["providers"].as_array_mut().and_then(Vec::pop);
+        provider.unwrap_or_default()["config"].clone()
+    }
+
+    /// Keeps keys in a registry: `sqlite:FILE`, relative to the configuration, or a PostgreSQL URL.
+    /// Its administrator is [`crate::admin::ADMIN`].
+    pub fn registry(&mut self, database: &str) {
+        self.config["kas"]["key_index"] = "registry".into();
+        self.config["registry"] = json!({ "database": database, "admins": [ADMIN] });
+    }
+
+    /// Adds a root key under `name`, 64 hexadecimal digits.
+    pub fn root_key(&mut self, name: &str, hex: &str) {
+        self.write(name, hex);
+        self.config["secrets"][name] = json!({ "file": name });
+        match self.config["root_keys"].as_array_mut() {
+            Some(names) => names.push(name.into()),
+            None => self.config["root_keys"] = json!([name]),
+        }
+    }
+
     /// Adds a key to the keyring.
     pub fn key(&mut self, key: Value) {
         push(&mut self.config["keyring"], key);
@@ -106,9 +131,18 @@ impl Setup {
     /// # Panics
     /// When it ends instead.
     pub fn serve(self) -> Server {
+        self.serve_with(&[])
+    }
+
+    /// Starts the server with further arguments and waits until it listens.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    pub fn serve_with(self, arguments: &[&str]) -> Server {
         let mut child = kasbah()
             .args(["serve", "--config"])
             .arg(self.file())
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -124,8 +158,8 @@ impl Setup {
                 }
             }
         });
-        let (address, issuer) = (self.address.clone(), self.issuer);
-        let mut server = Server { child, lines, address, issuer, _dir: self.dir };
+        let address = self.address.clone();
+        let mut server = Server { child, lines, address, setup: self };
         let start = Instant::now();
         while TcpStream::connect(&server.address).is_err() {
             let ended = server.child.try_wait().expect("it is our child");
@@ -151,12 +185,38 @@ impl Server {
 
     /// An access token for `subject`.
     pub fn token(&self, subject: &str) -> String {
-        self.issuer.token(subject)
+        self.setup.issuer.token(subject)
     }
 
     /// A connection as `subject`.
     pub async fn connect(&self, subject: &str) -> Kas {
         Kas::connect(self.url(), self.token(subject)).await
+    }
+
+    /// A connection as an administrator.
+    pub fn admin(&self) -> Admin {
+        let kas_uri = self.setup.config["kas"]["uri"].as_str().unwrap_or_default();
+        Admin::new(self.url(), &self.token(ADMIN), kas_uri)
+    }
+
+    /// Kills it (SIGKILL); what to start it again with, on the same address and files.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn kill(mut self) -> Setup {
+        let _ = self.child.kill();
+        self.child.wait().expect("it is our child");
+        std::mem::take(&mut self.setup)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        self.setup.dir()
     }
 
     /// What it wrote to standard error so far.
