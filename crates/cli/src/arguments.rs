@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     bench, config_check,
     control::{kas, keys, providers},
-    dev, hsm,
+    db, dev, hsm,
     log::Format,
     output::Output,
     serve, smoke,
@@ -32,6 +32,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Bench(bench::Arguments),
     Config(config_check::Arguments),
+    Db(db::Arguments),
     Dev(dev::Arguments),
     Hsm(hsm::Arguments),
     Kas(kas::Arguments),

@@ -28,7 +28,7 @@ pub(crate) use self::{
     index::{KeyIndex, RegistrySettings},
     keyring::{Key, Private},
     problems::Problem,
-    providers::{Kind, Provider, Rules, TokenSettings},
+    providers::{Kind, MANAGERS, Provider, Rules, TokenSettings},
     server::Server,
 };
 use self::{

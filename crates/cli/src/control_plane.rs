@@ -63,9 +63,9 @@ impl Control {
         let declared =
             Declarations { of_config: of_config(config), path: declared.map(Path::to_owned) };
         let providers = declared.read().or_exit(Exit::Usage)?;
-        let database = open(settings).await?;
-        database.migrate().await.context("registry.database").or_exit(Exit::Unavailable)?;
-        let registry = Registry::new(database, Arc::new(NodeSettings::of(config)));
+        let registry = open_registry(config, settings).await?;
+        let migrated = registry.database().migrate().await;
+        migrated.context("registry.database").or_exit(Exit::Unavailable)?;
         registry
             .declare_providers(&providers)
             .await
@@ -175,6 +175,15 @@ impl Declarations {
         registry.declare_providers(&declared).await?;
         Ok(declared.len())
     }
+}
+
+/// Connects to a registry, as its database is.
+pub(crate) async fn open_registry(
+    config: &Config,
+    settings: &RegistrySettings,
+) -> Result<Registry, Failure> {
+    let database = open(settings).await?;
+    Ok(Registry::new(database, Arc::new(NodeSettings::of(config))))
 }
 
 /// Connects to the database of a registry.

@@ -44,6 +44,11 @@ impl Failure {
         Self::new(Exit::NotFine, Error::msg(message.into()))
     }
 
+    /// The error on one line.
+    pub(crate) fn sentence(&self) -> String {
+        self.error.as_ref().map(sentence).unwrap_or_default()
+    }
+
     /// Shows the error on standard error and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(error) = self.error {

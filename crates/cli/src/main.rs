@@ -10,6 +10,7 @@ mod config;
 mod config_check;
 mod control;
 mod control_plane;
+mod db;
 mod dev;
 mod environment;
 mod exit;
@@ -59,6 +60,7 @@ fn plan(arguments: Arguments) -> Result<Plan, Failure> {
     match arguments.command {
         Command::Bench(arguments) => bench::plan(&arguments, output),
         Command::Config(arguments) => Ok(config_check::plan(arguments, output)),
+        Command::Db(arguments) => db::plan(arguments, output),
         Command::Dev(arguments) => dev::plan(arguments, output),
         Command::Hsm(arguments) => hsm::plan(arguments, output),
         Command::Kas(arguments) => Ok(kas::plan(arguments, output)),

@@ -129,6 +129,15 @@ impl Ready {
         self.kas.key_service()
     }
 
+    /// Ends without having served.
+    pub(crate) async fn close(mut self) {
+        self.key_service().close().await;
+        self.background.shutdown().await;
+        if let Some(control) = self.control {
+            control.close().await;
+        }
+    }
+
     /// Serves until SIGTERM or SIGINT.
     pub(crate) async fn serve(mut self, listener: TcpListener) -> Result<(), Failure> {
         let [mut terminate, mut interrupt] = self.signals;
