@@ -100,7 +100,7 @@ impl Record {
         if reader.at != bytes.len() {
             return Err(Malformed("it goes on after its end"));
         }
-        Ok(Self { family, kid, kek, fingerprint, blob, bytes })
+        Ok(Self { bytes, family, kid, kek, fingerprint, blob })
     }
 
     /// Checks that it is the record of this key and not of another one.

@@ -65,7 +65,8 @@ impl Tools {
     }
 }
 
-/// Makes a key pair whose private half is handed out wrapped.
+/// Makes a key pair whose private half is handed out wrapped. The token keeps nothing of it, its
+/// name included: asked again for the same, it makes another key.
 ///
 /// # Errors
 /// [`Error::Exists`] when the token has a key named `kid`; [`Error::Config`] when its wrapping key
