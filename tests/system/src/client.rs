@@ -232,6 +232,28 @@ impl Kas {
     }
 }
 
+impl Kas {
+    /// Rewraps a fresh data key that is wrapped for the KAS key in `pem`; at which custody.
+    ///
+    /// # Errors
+    /// The text of its failure.
+    ///
+    /// # Panics
+    /// When the call as a whole fails, or another data key comes back.
+    pub async fn try_key(
+        &self,
+        client: &SessionKey,
+        kid: &str,
+        pem: &str,
+    ) -> Result<String, String> {
+        let dek = random_dek();
+        let kao = kao(kid, pem, &dek, POLICY);
+        let answer = self.rewrap_one(client, POLICY, &kao).await?;
+        assert_eq!(answer.dek, dek, "{kid}");
+        Ok(answer.custody)
+    }
+}
+
 /// A data key as the client has it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rewrapped {

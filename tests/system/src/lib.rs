@@ -5,5 +5,6 @@
 pub mod admin;
 pub mod client;
 pub mod issuer;
+pub mod poll;
 pub mod recorder;
 pub mod server;

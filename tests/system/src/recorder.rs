@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use kasbah_testkit::tokens::set_env;
@@ -15,6 +16,17 @@ use crate::server::built;
 /// A recording module around a real one.
 pub struct Recorder {
     dir: TempDir,
+}
+
+/// When to kill the process that makes a call.
+#[derive(Debug, Clone, Copy)]
+pub enum Moment {
+    /// When the function is called, before the real module is.
+    Before,
+    /// So long after that, whatever happens then.
+    During(Duration),
+    /// So long after the real module returned; with zero, before the caller learns of it.
+    After(Duration),
 }
 
 /// One recorded call.
@@ -33,7 +45,7 @@ pub struct Call {
 }
 
 impl Recorder {
-    /// Records calls to `module` in this process; for the start of a test.
+    /// Records calls to `module` in this process and those that it starts; for the start of a test.
     ///
     /// # Panics
     /// When the temporary directory is not writable.
@@ -41,6 +53,7 @@ impl Recorder {
         let dir = TempDir::with_prefix("kasbah-record-").expect("a temporary directory");
         set_env("KASBAH_RECORDER_MODULE", module.to_str().expect("UTF-8"));
         set_env("KASBAH_RECORDER_LOG", dir.path().join("log").to_str().expect("UTF-8"));
+        set_env("KASBAH_RECORDER_KILL", dir.path().join("kill").to_str().expect("UTF-8"));
         Self { dir }
     }
 
@@ -48,6 +61,27 @@ impl Recorder {
     /// real module; for the start of a test.
     pub fn fault(&self, function: &str, code: u64, from: u64) {
         set_env("KASBAH_RECORDER_FAULT", &format!("{function}:{code:#x}:{from}"));
+    }
+
+    /// Has the process that calls `function` next die as by `kill -9`; until [`Recorder::spare`].
+    ///
+    /// # Panics
+    /// When the temporary directory is not writable.
+    pub fn kill(&self, function: &str, moment: Moment) {
+        let order = match moment {
+            Moment::Before => format!("{function}:before"),
+            Moment::During(delay) => format!("{function}:during:{}", delay.as_micros()),
+            Moment::After(delay) => format!("{function}:after:{}", delay.as_micros()),
+        };
+        // In one piece: another process may be reading.
+        let (draft, file) = (self.dir.path().join("draft"), self.dir.path().join("kill"));
+        fs::write(&draft, order).expect("writable");
+        fs::rename(draft, file).expect("writable");
+    }
+
+    /// Has nobody die any more; who is dying already does.
+    pub fn spare(&self) {
+        let _ = fs::remove_file(self.dir.path().join("kill"));
     }
 
     /// Path of the recording module: `KASBAH_RECORDER_LIB`, or what cargo built.

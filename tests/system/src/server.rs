@@ -171,6 +171,40 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// Runs `kasbah serve` with further arguments, which must end by itself before it listens;
+    /// its exit code and what it said.
+    ///
+    /// # Panics
+    /// When it serves, or is killed.
+    pub fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let mut child = kasbah()
+            .args(["serve", "--config"])
+            .arg(self.file())
+            .args(arguments)
+            .env("RUST_LOG", "error")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kasbah starts");
+        let start = Instant::now();
+        while child.try_wait().expect("it is our child").is_none() {
+            let listens = TcpStream::connect(&self.address).is_ok();
+            if listens || start.elapsed() > Duration::from_secs(30) {
+                let _ = child.kill();
+                let said = child.wait_with_output().map(|output| output.stderr).unwrap_or_default();
+                let said = String::from_utf8_lossy(&said);
+                panic!("it should have ended; it listens: {listens}; it said: {said}");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let output = child.wait_with_output().expect("it is our child");
+        let code = output.status.code().expect("no signal ended it");
+        (code, String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
 impl Default for Setup {
     fn default() -> Self {
         Self::new()
@@ -241,8 +275,20 @@ impl Server {
     /// # Panics
     /// When `kill` cannot be run.
     pub fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Sends SIGHUP.
+    ///
+    /// # Panics
+    /// When `kill` cannot be run.
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        let status = Command::new("kill").args([signal, &pid]).status().expect("kill runs");
         assert!(status.success());
     }
 
