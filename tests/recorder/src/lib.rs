@@ -8,9 +8,17 @@
 //! For fault injection, `KASBAH_RECORDER_FAULT=C_UnwrapKey:0x30:5` has the fifth and every later
 //! call of that function answer `0x30` without reaching the real module; the record marks such
 //! calls as `injected`.
+//!
+//! Also for fault injection, the process can die at a chosen moment, as by `kill -9`. The file named
+//! by `KASBAH_RECORDER_KILL` orders that, and is read at each call; an absent one orders nothing:
+//! - `C_GenerateKeyPair:before` kills when this function is called, before the real module is;
+//! - `C_GenerateKeyPair:during:500` kills 500 microseconds after that, whatever happens then;
+//! - `C_GenerateKeyPair:after:500` kills 500 microseconds after the real module returned, and with
+//!   0 before the caller learns of it.
 #![expect(unsafe_code, reason = "the C interface of PKCS#11 is raw pointers")]
 #![expect(clippy::missing_safety_doc, reason = "PKCS#11 says what callers owe each function")]
 
+mod kill;
 mod record;
 mod table;
 

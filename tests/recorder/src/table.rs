@@ -13,7 +13,7 @@ use cryptoki_sys::{
 use serde_json::json;
 
 use crate::{
-    real,
+    kill, real,
     record::{attributes, fault, input, mechanism, number, numbers, output, record},
 };
 
@@ -21,6 +21,7 @@ macro_rules! recorded {
     ($($name:ident($($arg:ident: $kind:ty),*) => |$rv:ident| { $($details:tt)* };)*) => {
         $(
             unsafe extern "C" fn $name($($arg: $kind),*) -> CK_RV {
+                let after = kill::order(stringify!($name));
                 let fault = fault(stringify!($name));
                 let $rv = match (fault, real().and_then(|list| list.$name)) {
                     (Some(code), _) => code,
@@ -28,6 +29,7 @@ macro_rules! recorded {
                     (None, Some(function)) => unsafe { function($($arg),*) },
                     (None, None) => CKR_FUNCTION_NOT_SUPPORTED,
                 };
+                after.map(kill::die_in);
                 record(stringify!($name), $rv, fault.is_some(), &json!({ $($details)* }));
                 $rv
             }
