@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kasbah_pkcs11::{bench::raw, provision, token::Token, uri::KeyUri};
+use kasbah_pkcs11::{MANAGER, bench::raw, provision, token::Token, uri::KeyUri};
 use kasbah_trust::{Algorithm, KeyManager, PublicKey};
 use serde::Serialize;
 use tempfile::TempDir;
@@ -21,7 +21,8 @@ use self::{
     subject::{Software, Subject, hsm},
 };
 use crate::{
-    config::{Config, Kind, Private, TokenSettings, names},
+    config::{Config, KeyIndex, Kind, Private, RegistrySettings, TokenSettings, names},
+    control_plane,
     exit::{Exit, Failure, OrExit},
     output::{Output, columns},
     plan::Plan,
@@ -46,7 +47,7 @@ pub(crate) struct Arguments {
     /// Configuration with the key to measure
     #[arg(long, value_name = "FILE", requires = "kid")]
     config: Option<PathBuf>,
-    /// An RSA key of its keyring that lives in a token
+    /// An RSA key of its keyring or registry that lives in a token
     #[arg(long, requires = "config")]
     kid: Option<String>,
     /// Another PKCS#11 library than SoftHSM for the throw-away token: Kryoptic
@@ -108,13 +109,18 @@ pub(crate) fn plan(arguments: &Arguments, output: Output) -> Result<Plan, Failur
         slice: Duration::from_secs(arguments.seconds.get().into()) / ROUNDS,
     };
     if let (Some(file), Some(kid)) = (&arguments.config, &arguments.kid) {
-        let config = Config::load(file).or_exit(Exit::Usage)?;
-        let (settings, key) = key_of(&config, kid)?;
+        let mut config = Config::load(file).or_exit(Exit::Usage)?;
+        let environment = std::mem::take(&mut config.environment);
+        let kid = kid.clone();
         let task = async move {
+            let (settings, key) = match &config.index {
+                KeyIndex::Registry(registry) => registered(&config, registry, &kid).await?,
+                _ => key_of(&config, &kid)?,
+            };
             let target = Target { settings, key, _directory: None };
             run(&target, effort, output).await
         };
-        return Ok(Plan::tool(task).with_environment(config.environment));
+        return Ok(Plan::tool(task).with_environment(environment));
     }
     let directory = tempfile::Builder::new().prefix("kasbah-bench-").tempdir();
     let directory = directory.or_exit(Exit::Unavailable)?;
@@ -137,6 +143,33 @@ fn key_of(config: &Config, kid: &str) -> Result<(TokenSettings, KeyUri), Failure
                     Err(Failure::usage("--kid: its provider has no token"))
                 }
             }
+        }
+        _ => Err(Failure::usage(format!("--kid: {kid} is no RSA key in a token"))),
+    }
+}
+
+/// The key of this name in the registry, with the token of its provider.
+async fn registered(
+    config: &Config,
+    settings: &RegistrySettings,
+    kid: &str,
+) -> Result<(TokenSettings, KeyUri), Failure> {
+    let registry = control_plane::open_registry(config, settings).await?;
+    let keys = registry.keys_of(&config.kas_uri).await.or_exit(Exit::Unavailable)?;
+    let Some(key) = keys.iter().find(|key| key.kid == kid) else {
+        let known = names(keys.iter().map(|key| &key.kid));
+        return Err(Failure::usage(format!("--kid: the registry has no {kid}; it has {known}")));
+    };
+    let is_rsa = [Algorithm::Rsa2048, Algorithm::Rsa4096].iter().any(|algorithm| {
+        PublicKey::from_pem(&key.public_pem).is_ok_and(|key| key.algorithm() == Some(*algorithm))
+    });
+    match (&key.provider, &key.private_key) {
+        (Some(provider), Some(private))
+            if is_rsa && private.wrapped_key.is_none() && provider.manager == MANAGER =>
+        {
+            let json = std::str::from_utf8(&provider.config_json).or_exit(Exit::Usage)?;
+            let settings = TokenSettings::of(config, &json.parse().or_exit(Exit::Usage)?)?;
+            Ok((settings, private.key_id.parse().or_exit(Exit::Usage)?))
         }
         _ => Err(Failure::usage(format!("--kid: {kid} is no RSA key in a token"))),
     }

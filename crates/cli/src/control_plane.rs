@@ -204,9 +204,10 @@ pub(crate) async fn open(settings: &RegistrySettings) -> Result<Database, Failur
 
 /// Puts a password behind the user of a URL.
 fn with_password(url: &str, password: &str) -> String {
-    let encoded: String = password.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let digits = hex::encode(password);
+    let bytes: Vec<_> = (0..digits.len()).step_by(2).map(|at| &digits[at..at + 2]).collect();
     match url.split_once('@') {
-        Some((user, rest)) => format!("{user}:{encoded}@{rest}"),
+        Some((user, rest)) => format!("{user}:%{}@{rest}", bytes.join("%")),
         None => url.to_owned(),
     }
 }

@@ -69,8 +69,11 @@ enum Command {
 impl Command {
     fn config(&self) -> &ConfigFile {
         match self {
-            Self::Migrate(config) | Self::Status(config) | Self::Check(config) => config,
-            Self::Backup { config, .. } | Self::Restore { config, .. } => config,
+            Self::Migrate(config)
+            | Self::Status(config)
+            | Self::Check(config)
+            | Self::Backup { config, .. }
+            | Self::Restore { config, .. } => config,
         }
     }
 }

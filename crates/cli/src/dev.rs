@@ -177,6 +177,8 @@ fn wrapped(directory: &Path) -> Result<NewRecord, Failure> {
     let root = Zeroizing::new(random_hex::<32>()?);
     let (public_key, wrapped) = wrap(&root).or_exit(Exit::Unavailable)?;
     write_secret(&directory.join(ROOT), &root)?;
+    write_secret(&directory.join(format!("{}.pem", KIDS[2])), &public_key.to_pem())?;
+    write_secret(&directory.join(format!("{}.b64", KIDS[2])), &wrapped)?;
     Ok(NewRecord {
         kid: KIDS[2].to_owned(),
         public_key,
@@ -341,7 +343,8 @@ impl Made {
             "Kasbah serves gRPC on {url}. Its keys were made just now, each was used once:\n\n{}\n\
              Everything is in {directory} and stays there:\n  \
              config.yaml    its configuration\n  \
-             registry.db    which keys there are; b1 is wrapped by the root key in `root`\n  \
+             registry.db    which keys there are\n  \
+             b1.b64         the private key of b1, wrapped by the root key in `root`\n  \
              tokens         the token; its PIN is in `pin`\n  \
              access-token   an access token for an administrator, good for 30 days\n\n\
              Ask it for a rewrap:\n  \

@@ -133,6 +133,7 @@ struct PinArguments {
 /// Where the user's next PIN comes from.
 #[derive(Debug, clap::Args)]
 #[group(id = "new_pin", multiple = false, required = true)]
+#[expect(clippy::struct_field_names, reason = "their flags begin with --new-pin")]
 struct NewPinArguments {
     /// File with the new PIN
     #[arg(long = "new-pin-file", value_name = "FILE")]

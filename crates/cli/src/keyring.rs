@@ -138,20 +138,8 @@ async fn prove_key(
     key: &KeyDetails,
     providers: &[Provider],
 ) -> Result<(), Failure> {
-    let error = match service.prove(key, Deadline::after(PROBE_TIMEOUT)).await {
-        Ok(custody) => {
-            tracing::info!(
-                kid = %key.kid,
-                algorithm = %key.algorithm,
-                custody = %custody.level,
-                enforced_by_key = custody.enforced_by_key,
-                boundary = custody.boundary.as_str(),
-                legacy = key.legacy,
-                "key is ready"
-            );
-            return Ok(());
-        }
-        Err(error) => error,
+    let Err(error) = service.prove(key, Deadline::after(PROBE_TIMEOUT)).await else {
+        return Ok(());
     };
     match &key.provider {
         Some(config) if is_optional(config, providers) => {

@@ -1,6 +1,7 @@
 //! Tokens, and what their errors mean for the exit code.
 
 use kasbah_pkcs11::{
+    config::Settings,
     error::{Error, ErrorClass},
     module::Module,
     token::{PinSource, Token},
@@ -8,11 +9,28 @@ use kasbah_pkcs11::{
 use std::sync::Arc;
 
 use crate::{
-    config::TokenSettings,
+    config::{Config, TokenSettings},
     exit::{Exit, Failure},
 };
 
 impl TokenSettings {
+    /// What `settings` of a provider configuration name on this node.
+    pub(crate) fn of(config: &Config, settings: &Settings) -> Result<Self, Failure> {
+        let lacks = |section, name: &str| {
+            Failure::usage(format!("this node has no `{name}` under `{section}`"))
+        };
+        let module = config.modules.get(&settings.module);
+        let pin = config.secrets.get(&settings.pin);
+        Ok(Self {
+            module: module.ok_or_else(|| lacks("modules", &settings.module))?.clone(),
+            module_name: settings.module.clone(),
+            token: settings.token.clone(),
+            slot: settings.slot,
+            pin: pin.ok_or_else(|| lacks("secrets", &settings.pin))?.clone(),
+            pin_name: settings.pin.clone(),
+        })
+    }
+
     /// Opens the token and logs in.
     pub(crate) fn open(&self) -> Result<Arc<Token>, Error> {
         let module = Module::load(&format!("modules.{}.path", self.module_name), &self.module)?;

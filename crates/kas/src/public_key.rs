@@ -45,11 +45,13 @@ async fn find(
     deadline: Deadline,
 ) -> Result<Arc<KeyDetails>, PublicKeyFault> {
     if let Some(algorithm) = algorithm(name)
-        && let Some(key) = keys.key_to_hand_out(algorithm, deadline).await.map_err(lookup)?
+        && let Some(key) =
+            keys.key_to_hand_out(algorithm, deadline).await.map_err(|error| lookup(&error))?
     {
         return Ok(key);
     }
-    let all = keys.index().list(KeyFilter::default(), deadline).await.map_err(lookup)?;
+    let all =
+        keys.index().list(KeyFilter::default(), deadline).await.map_err(|error| lookup(&error))?;
     Err(if all.is_empty() { PublicKeyFault::NoKeys } else { PublicKeyFault::NoKeyForAlgorithm })
 }
 
@@ -57,10 +59,10 @@ fn algorithm(name: &str) -> Option<Algorithm> {
     if name.is_empty() { Some(Algorithm::Rsa2048) } else { name.parse().ok() }
 }
 
-fn lookup(error: Error) -> PublicKeyFault {
-    if let Error::NotFound(_) = &error {
+fn lookup(error: &Error) -> PublicKeyFault {
+    if let Error::NotFound(_) = error {
         return PublicKeyFault::NotFound;
     }
-    report(&error);
+    report(error);
     PublicKeyFault::Lookup
 }

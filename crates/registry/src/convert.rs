@@ -30,12 +30,12 @@ pub(crate) fn timestamp(micros: i64) -> Timestamp {
     Timestamp { seconds: micros.div_euclid(1_000_000), nanos }
 }
 
-fn metadata(labels: &Labels, created_at: i64, updated_at: i64) -> Option<common::Metadata> {
-    Some(common::Metadata {
+fn metadata(labels: &Labels, created_at: i64, updated_at: i64) -> common::Metadata {
+    common::Metadata {
         created_at: Some(timestamp(created_at)),
         updated_at: Some(timestamp(updated_at)),
         labels: labels.clone().into_iter().collect(),
-    })
+    }
 }
 
 /// Labels of a request.
@@ -65,7 +65,7 @@ pub(crate) fn label_change(
 
 pub(crate) fn kas_message(kas: Kas, keys: Vec<SimpleKasKey>) -> KeyAccessServer {
     KeyAccessServer {
-        metadata: metadata(&kas.labels, kas.created_at, kas.updated_at),
+        metadata: Some(metadata(&kas.labels, kas.created_at, kas.updated_at)),
         id: kas.id,
         uri: kas.uri,
         // Ours: it was a message when it was stored.
@@ -78,10 +78,10 @@ pub(crate) fn kas_message(kas: Kas, keys: Vec<SimpleKasKey>) -> KeyAccessServer 
 
 pub(crate) fn provider_message(provider: Provider) -> KeyProviderConfig {
     KeyProviderConfig {
-        metadata: metadata(&provider.labels, provider.created_at, provider.updated_at),
+        metadata: Some(metadata(&provider.labels, provider.created_at, provider.updated_at)),
         id: provider.id,
         name: provider.name,
-        config_json: provider.config_json.into(),
+        config_json: provider.config_json,
         manager: provider.manager,
     }
 }
@@ -91,7 +91,7 @@ pub(crate) fn key_message(key: Key) -> KasKey {
         kas_id: key.kas_id,
         kas_uri: key.kas_uri,
         key: Some(AsymmetricKey {
-            metadata: metadata(&key.labels, key.created_at, key.updated_at),
+            metadata: Some(metadata(&key.labels, key.created_at, key.updated_at)),
             id: key.id,
             key_id: key.kid,
             key_algorithm: key.algorithm,

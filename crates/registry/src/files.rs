@@ -139,7 +139,10 @@ fn read_text(text: &str) -> Result<Vec<(usize, NewProvider)>, Wrong> {
         match name.as_str() {
             "providers" => providers = Some(node),
             _ => {
-                return Wrong::new(node.line, format!("unknown key `{name}`; there is `providers`"));
+                return Wrong::new(
+                    node.line,
+                    format!("unknown key `{name}`; there is `providers`"),
+                );
             }
         }
     }

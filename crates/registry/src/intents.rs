@@ -10,7 +10,7 @@ use crate::{
     Registry,
     db::Kind,
     error::Result,
-    keys::{self, NewKey, Rotation},
+    keys::{self, NewKey},
     model::{Key, KeyName, Labels, labels, labels_text, now, small},
 };
 
@@ -85,28 +85,19 @@ impl Registry {
     /// # Errors
     /// [`crate::Error::NotFound`] when the intent is not there; otherwise as
     /// [`Registry::create_key`] and [`Registry::rotate_key`].
-    pub async fn finish_key(
-        &self,
-        intent: &Intent,
-        new: &NewKey,
-    ) -> Result<(Key, Option<Rotation>)> {
+    pub async fn finish_key(&self, intent: &Intent, new: &NewKey) -> Result<Key> {
         let mut write = self.db.write().await?;
         if strike_out(&mut *write.tx, &intent.id).await? == 0 {
             return Err(crate::Error::NotFound);
         }
-        let done = match &intent.rotates {
-            Some(old) => {
-                let old = KeyName::Id(old.clone());
-                let rotation = keys::rotate(&mut write, &old, new).await?;
-                (rotation.new.clone(), Some(rotation))
-            }
-            None => {
-                let id = keys::insert(&mut write, &intent.kas_id, new).await?;
-                (keys::find(&mut *write.tx, &KeyName::Id(id)).await?, None)
-            }
+        let key = if let Some(old) = &intent.rotates {
+            keys::rotate(&mut write, &KeyName::Id(old.clone()), new).await?.new
+        } else {
+            let id = keys::insert(&mut write, &intent.kas_id, new).await?;
+            keys::find(&mut *write.tx, &KeyName::Id(id)).await?
         };
         write.commit().await?;
-        Ok(done)
+        Ok(key)
     }
 
     /// Strikes an intent out: nothing was made, or what was made is gone.

@@ -90,7 +90,7 @@ pub enum KeyState {
 /// What to change of a remote or public-only key.
 #[derive(Debug, Clone, Copy)]
 pub struct UnsafeChange<'a> {
-    /// `policy.KeyMode`: 0, REMOTE or PUBLIC_KEY_ONLY.
+    /// `policy.KeyMode`: 0, 3 (remote) or 4 (public key only).
     pub mode: i32,
     /// Empty for none.
     pub provider_id: &'a str,

@@ -46,11 +46,8 @@ impl Check {
         if self.found.is_empty() {
             return Ok(());
         }
-        let mut text = "validation error:".to_owned();
-        for violation in &self.found {
-            let path = violation.field.as_ref().map(dotted).unwrap_or_default();
-            text.push_str(&format!("\n - {path}{} [{}]", violation.message, violation.rule_id));
-        }
+        let lines: String = self.found.iter().map(line).collect();
+        let text = format!("validation error:{lines}");
         let detail = prost_types::Any {
             type_url: "type.googleapis.com/buf.validate.Violations".to_owned(),
             value: Violations { violations: self.found }.encode_to_vec(),
@@ -214,6 +211,11 @@ impl Check {
             self.rule(path, "string.printable", is_fine, "value must not have control characters");
         }
     }
+}
+
+fn line(violation: &Violation) -> String {
+    let path = violation.field.as_ref().map(dotted).unwrap_or_default();
+    format!("\n - {path}{} [{}]", violation.message, violation.rule_id)
 }
 
 fn dotted(path: &FieldPath) -> String {

@@ -103,7 +103,19 @@ impl KeyService {
         }
         let outcome = manager.probe(key, deadline).await;
         let proof = match &outcome {
-            Ok(custody) => Proof::Holds(*custody),
+            Ok(custody) => {
+                tracing::info!(
+                    kid = %key.kid,
+                    algorithm = %key.algorithm,
+                    manager = %manager.designation().manager,
+                    custody = %custody.level,
+                    enforced_by_key = custody.enforced_by_key,
+                    boundary = custody.boundary.as_str(),
+                    legacy = key.legacy,
+                    "key is ready"
+                );
+                Proof::Holds(*custody)
+            }
             Err(error) => {
                 Proof::Failed { at: Instant::now(), mismatch: matches!(error, Error::Decrypt) }
             }

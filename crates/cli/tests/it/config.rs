@@ -143,14 +143,14 @@ const BAD: &[(&str, &str, &str)] = &[
     (
         "key_index: keyring",
         "key_index: registry",
-        "kas.key_index: this index is not available in this version",
+        "registry.database: is missing; give `sqlite:FILE` or",
     ),
     (
         "key_index: keyring",
         "key_index: platform",
-        "kas.key_index: this index is not available in this version",
+        "platform.endpoint: is missing; give the address of the platform",
     ),
-    ("key_index: keyring", "key_index: file", "kas.key_index: expected `keyring`"),
+    ("key_index: keyring", "key_index: file", "kas.key_index: expected `keyring`, `registry`"),
     ("mode: jwt", "mode: oidc", "auth.mode: `oidc` is not available in this version"),
     ("mode: jwt", "mode: none", "auth.mode: expected `jwt` or `dev`"),
     (

@@ -4,11 +4,22 @@ use std::{fs, path::PathBuf};
 
 use crate::common::{Kasbah, Scratch, Server};
 
-/// What a server left behind: a token with keys, and a configuration.
+/// What a server left behind: a token with keys, and a configuration, made over to name the keys
+/// in a keyring.
 fn left_behind(scratch: &Scratch) -> (PathBuf, String) {
     assert_eq!(Server::dev(scratch).stop(), 0);
     let config = scratch.path().join("dev/config.yaml");
     let text = fs::read_to_string(&config).unwrap();
+    let kept = text.lines().filter(|line| !line.starts_with("registry:"));
+    let text = kept.collect::<Vec<_>>().join("\n").replace("\"registry\"", "\"keyring\"");
+    let keyring = r#"
+keyring:
+  - {"algorithm":"rsa:2048","key":"pkcs11:object=r1","kid":"r1","provider":"main"}
+  - {"algorithm":"ec:secp256r1","key":"pkcs11:object=e1","kid":"e1","provider":"main"}
+  - {"algorithm":"rsa:2048","kid":"b1","public_key_file":"b1.pem","wrapped_key_file":"b1.b64","wrapping_key":"root"}
+"#;
+    let text = text + keyring;
+    fs::write(&config, &text).unwrap();
     (config, text)
 }
 

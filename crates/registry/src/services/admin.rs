@@ -47,7 +47,7 @@ impl AdminService for Admin {
         audit::key(&actor, audit::Action::Create, made.as_ref().ok(), None);
         let key = made.map_err(|error| error.status("resource creation failed"))?;
         let proof = self.0.prove(&key).await.ok().flatten();
-        let custody = proof.and_then(|proof| proof.ok()).map(custody_message);
+        let custody = proof.and_then(kasbah_trust::Result::ok).map(custody_message);
         Ok(Response::new(GenerateKeyResponse { kas_key: Some(key_message(key)), custody }))
     }
 
@@ -208,7 +208,7 @@ impl ControlPlane {
             self.registry.abandon_key(&intent).await?;
         }
         drop(making);
-        finished.map(|(key, _)| key)
+        finished
     }
 
     /// The key access server of this id, or the one this node serves, which it must be.

@@ -213,7 +213,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         let mut check = Check::default();
         check.one_of("identifier", identifier.is_some());
         let name = match identifier {
-            Some(Identifier::Id(id)) => row_id(&mut check, id),
+            Some(Identifier::Id(id)) => Some(row_id(&mut check, id)),
             Some(Identifier::Key(key)) => identified(&mut check, "key", key),
             None => None,
         };
@@ -301,7 +301,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         let mut check = Check::default();
         check.one_of("active_key", request.active_key.is_some());
         let old = match request.active_key {
-            Some(ActiveKey::Id(id)) => row_id(&mut check, id),
+            Some(ActiveKey::Id(id)) => Some(row_id(&mut check, id)),
             Some(ActiveKey::Key(key)) => identified(&mut check, "key", key),
             None => None,
         };
@@ -328,7 +328,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         let mut check = Check::default();
         check.one_of("active_key", request.active_key.is_some());
         let name = match request.active_key {
-            Some(ActiveKey::Id(id)) => row_id(&mut check, id),
+            Some(ActiveKey::Id(id)) => Some(row_id(&mut check, id)),
             Some(ActiveKey::Key(key)) => identified(&mut check, "key", key),
             None => None,
         };
@@ -366,7 +366,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         let request = request.into_inner();
         let mut check = Check::default();
         let name = match request.identifier {
-            Some(Identifier::Id(id)) => row_id(&mut check, id),
+            Some(Identifier::Id(id)) => Some(row_id(&mut check, id)),
             Some(Identifier::Key(key)) => identified(&mut check, "key", key),
             None => None,
         };
@@ -527,9 +527,9 @@ fn kas_uri(check: &mut Check, path: &str, uri: String) -> KasName {
     KasName::Uri(uri)
 }
 
-fn row_id(check: &mut Check, id: String) -> Option<KeyName> {
+fn row_id(check: &mut Check, id: String) -> KeyName {
     check.uuid("id", &id);
-    Some(KeyName::Id(id))
+    KeyName::Id(id)
 }
 
 fn identified(check: &mut Check, path: &str, key: KasKeyIdentifier) -> Option<KeyName> {

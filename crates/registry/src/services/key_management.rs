@@ -56,7 +56,7 @@ impl KeyManagementService for ControlPlane {
         let new = NewProvider {
             name: request.name,
             manager: request.manager,
-            config_json: request.config_json.into(),
+            config_json: request.config_json,
             labels: labels(request.metadata),
         };
         let created = self.registry.create_provider(new).await;
@@ -130,7 +130,7 @@ impl KeyManagementService for ControlPlane {
         let change = ProviderChange {
             name: request.name,
             manager: request.manager,
-            config_json: request.config_json.into(),
+            config_json: request.config_json,
             labels: labels.map_err(|error| error.status(UPDATE))?,
         };
         let updated = self.registry.update_provider(&request.id, change).await;

@@ -151,7 +151,7 @@ impl ControlPlane {
                 match self.registry.finish_key(intent, &new_key(intent, &made)).await {
                     // What it was to replace is replaced by now, or the like.
                     Err(Error::Exists | Error::Relation | Error::Precondition(_)) => {}
-                    other => return other.map(|_| ()),
+                    other => return other.map(drop),
                 }
             }
             (Kind::HalfKey, _) => {}
