@@ -198,7 +198,12 @@ pub(crate) async fn open(settings: &RegistrySettings) -> Result<Database, Failur
     };
     Database::open(&url)
         .await
-        .with_context(|| format!("registry.database: cannot use {}", settings.database))
+        .with_context(|| {
+            format!(
+                "registry.database: cannot use {}; start the database, or correct this entry",
+                settings.database
+            )
+        })
         .map_err(|error| Failure::new(exit_of(&error), error))
 }
 
