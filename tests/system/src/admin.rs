@@ -107,7 +107,7 @@ impl Admin {
         let message = CreateProviderConfigRequest {
             name: name.to_owned(),
             manager: manager.to_owned(),
-            config_json: config_json.as_bytes().to_vec().into(),
+            config_json: config_json.as_bytes().to_vec(),
             metadata: None,
         };
         let made = self.providers().create_provider_config(self.request(message)).await?;

@@ -13,7 +13,7 @@ use std::{
 use kasbah_proto::{
     kasbah::admin::v1::{GenerateKeyRequest, set_key_state_request::Target},
     policy::{
-        KasKey, KeyMode, KeyStatus, PublicKeyCtx,
+        KasKey, KeyMode, KeyStatus,
         kasregistry::{
             CreateKeyRequest, GetBaseKeyRequest, ListKeysRequest, list_keys_request::KasFilter,
         },
@@ -115,7 +115,7 @@ impl Nodes {
             key_id: kid.to_owned(),
             key_algorithm: RSA_2048,
             key_mode: KeyMode::PublicKeyOnly as i32,
-            public_key_ctx: public_key_ctx.map(|PublicKeyCtx { pem }| PublicKeyCtx { pem }),
+            public_key_ctx,
             ..Default::default()
         };
         let made = node.admin.registry().create_key(node.admin.request(message)).await?;
@@ -205,11 +205,12 @@ async fn the_other_node_follows_within_a_second() {
     within(PROMISE, async || nodes.rewrap(b, &old).await).await;
 
     let new = nodes.generate(b, "new", &id_of(&old)).await.unwrap();
-    within(PROMISE, async || match a.admin.public_key("rsa:2048").await {
-        Ok((kid, pem)) if kid == "new" => Ok(assert_eq!(pem, pem_of(&new))),
+    let pem = within(PROMISE, async || match a.admin.public_key("rsa:2048").await {
+        Ok((kid, pem)) if kid == "new" => Ok(pem),
         other => Err(format!("{other:?}")),
     })
     .await;
+    assert_eq!(pem, pem_of(&new));
     assert!(nodes.rewrap(a, &old).await.is_ok(), "a rotated key goes on decrypting");
 
     a.admin.set_state(&id_of(&old), Target::Disabled).await.unwrap();
@@ -230,7 +231,7 @@ async fn the_other_node_builds_a_changed_manager_anew() {
         settings["custody"] = custody.into();
         let message = UpdateProviderConfigRequest {
             id: nodes.provider.clone(),
-            config_json: settings.to_string().into_bytes().into(),
+            config_json: settings.to_string().into_bytes(),
             ..Default::default()
         };
         let updated = a.admin.providers().update_provider_config(a.admin.request(message)).await;
