@@ -47,8 +47,8 @@ impl Served {
         let provider = admin.create_provider("main", MANAGER, &settings).await.unwrap();
         let key = admin.generate(&provider, "r1", RSA_2048, KeyMode::Remote, "").await;
         let (pem, client) = (pem_of(&key.unwrap()), SessionKey::rsa());
-        let _token = token;
-        let served = Self { server, admin, kas, client, pem, provider, settings, postgres, _token };
+        let served =
+            Self { server, admin, kas, client, pem, provider, settings, postgres, _token: token };
         within(PATIENCE, async || served.rewrap("r1").await).await;
         served
     }
