@@ -150,8 +150,9 @@ impl Registry {
     /// # Errors
     /// As [`Registry::create_provider`]; then none of them is changed.
     pub async fn declare_providers(&self, declared: &[(NewProvider, String)]) -> Result<()> {
-        for (new, _) in declared {
-            self.check_provider(&new.name, &new.manager, &new.config_json)?;
+        for (new, file) in declared {
+            let checked = self.check_provider(&new.name, &new.manager, &new.config_json);
+            checked.map_err(|error| Error::invalid(format!("{file}: {}: {error}", new.name)))?;
         }
         if self.are_declared(declared).await? {
             return Ok(());
