@@ -231,7 +231,7 @@ async fn known_keys_outlive_the_platform_for_a_while() {
     let setup = on_platform.kill();
     let rewrap = async |key: &KasKey| kas.try_key(&client, kid_of(key), &pem_of(key)).await;
     assert_unavailable(&rewrap(&unknown).await.unwrap_err());
-    while stopped.elapsed() < STALE_LIMIT - Duration::from_millis(500) {
+    while stopped.elapsed() + Duration::from_millis(500) < STALE_LIMIT {
         assert_eq!(rewrap(&known).await.unwrap(), "sealed");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
