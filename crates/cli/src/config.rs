@@ -157,7 +157,8 @@ impl Config {
         let index = index::index(wanted, sections, findings);
         match wanted {
             Wanted::Keyring => warn_of_effectless(&providers, &keyring, findings),
-            _ => refuse_effectless(wanted, &providers, &keyring, findings),
+            _ if index.is_some() => refuse_effectless(wanted, &providers, &keyring, findings),
+            _ => {}
         }
         Some(Self {
             server: server?,

@@ -244,8 +244,8 @@ pub(crate) enum PublicKeyFault {
     NoKeyForAlgorithm,
     /// There are no keys.
     NoKeys,
-    /// The index knows of a key and then not.
-    NotFound,
+    /// The index or the manager of the key is down; the same request may succeed later.
+    Unavailable,
     /// A format other than PEM and JWK.
     UnknownFormat,
 }
@@ -260,7 +260,7 @@ impl From<PublicKeyFault> for Status {
                 Self::not_found("invalid config\nno default key for algorithm")
             }
             PublicKeyFault::NoKeys => Self::not_found("invalid config\nno default keys configured"),
-            PublicKeyFault::NotFound => Self::not_found("not found"),
+            PublicKeyFault::Unavailable => Self::unavailable("key manager unavailable"),
             PublicKeyFault::UnknownFormat => Self::not_found("invalid algorithm or format"),
         }
     }

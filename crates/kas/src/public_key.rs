@@ -34,7 +34,7 @@ pub(crate) async fn legacy_public_key(
     }
     match find(keys, &request.algorithm, deadline).await {
         Ok(key) => Ok(key.public_key.to_pem()),
-        Err(PublicKeyFault::Lookup | PublicKeyFault::NotFound) => Err(PublicKeyFault::LegacyLookup),
+        Err(PublicKeyFault::Lookup) => Err(PublicKeyFault::LegacyLookup),
         Err(fault) => Err(fault),
     }
 }
@@ -60,9 +60,9 @@ fn algorithm(name: &str) -> Option<Algorithm> {
 }
 
 fn lookup(error: &Error) -> PublicKeyFault {
-    if let Error::NotFound(_) = error {
-        return PublicKeyFault::NotFound;
-    }
     report(error);
-    PublicKeyFault::Lookup
+    match error {
+        Error::Busy | Error::Unavailable(_) => PublicKeyFault::Unavailable,
+        _ => PublicKeyFault::Lookup,
+    }
 }

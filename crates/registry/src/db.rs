@@ -7,7 +7,7 @@
 use std::{path::Path, str::FromStr, sync::Once, time::Duration};
 
 use sqlx::{
-    Any, AnyPool, Executor, Transaction,
+    Any, AnyPool, Connection, Executor, Transaction,
     any::{AnyConnectOptions, AnyPoolOptions},
     migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
     pool::PoolConnection,
@@ -124,7 +124,11 @@ impl Database {
 
     async fn apply(&self, migrations: Vec<Migration>) -> Result<()> {
         let migrator = Migrator::with_migrations(migrations);
-        migrator.run(&self.pool).await.map_err(|error| match error {
+        // A migration that fails leaves its lock with the connection, which is not to be used again.
+        let mut connection = self.pool.acquire().await?.detach();
+        let migrated = migrator.run(&mut connection).await;
+        connection.close().await?;
+        migrated.map_err(|error| match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
                 Error::Schema(format!("a migration failed and was undone: {error}"))
             }
@@ -146,6 +150,13 @@ impl Database {
         let version = migrations.last().map_or(1, |last| last.version + 1);
         migrations.push(migration(version, "extra", sql));
         self.apply(migrations).await
+    }
+
+    /// Runs a statement, for a test of what somebody with access to the database can do.
+    #[doc(hidden)]
+    pub async fn execute_raw(&self, sql: &str) -> Result<()> {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&self.pool).await?;
+        Ok(())
     }
 
     fn migrations(&self) -> Vec<Migration> {

@@ -106,5 +106,5 @@ async fn an_index_that_is_down_is_not_tampering() {
     kao["keyAccessObject"]["kid"] = json!("");
     assert_eq!(server.rewrap_one(&client, &kao).await, unavailable);
     let refused = server.client.clone().public_key(PublicKeyRequest::default()).await.unwrap_err();
-    assert_eq!((refused.code(), refused.message()), (Code::Internal, "internal error"));
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "key manager unavailable"));
 }

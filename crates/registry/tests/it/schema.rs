@@ -1,0 +1,62 @@
+//! The schema, and databases that are not as they should be.
+
+use kasbah_registry::{Database, Error};
+
+use crate::harness::{Plane, Store, admin, on_both, provider};
+
+async fn a_migration_that_fails_is_undone(store: Store) {
+    let plane = Plane::start(store).await;
+    plane.hsm("before").await;
+    let database = plane.registry.database();
+    let broken = "CREATE TABLE extra (id TEXT); INSERT INTO nowhere VALUES (1);";
+    let error = database.migrate_with(broken).await.unwrap_err();
+    assert!(matches!(&error, Error::Schema(text) if text.contains("was undone")), "{error}");
+    plane.hsm("after").await;
+    assert!(database.migration_status().await.unwrap().iter().all(|known| known.applied));
+    database.migrate().await.unwrap();
+    // What failed can be mended and applied.
+    database.migrate_with("CREATE TABLE extra (id TEXT);").await.unwrap();
+    let error = database.migrate().await.unwrap_err();
+    assert!(error.to_string().contains("does not know"), "of a newer version: {error}");
+}
+
+async fn an_empty_database_says_what_it_lacks(store: Store) {
+    let database = store.open().await;
+    let status = database.migration_status().await.unwrap();
+    assert!(!status.is_empty() && status.iter().all(|known| !known.applied), "{status:?}");
+    database.migrate().await.unwrap();
+    database.migrate().await.unwrap();
+    assert!(database.migration_status().await.unwrap().iter().all(|known| known.applied));
+}
+
+on_both!(a_migration_that_fails_is_undone, an_empty_database_says_what_it_lacks);
+
+#[tokio::test]
+async fn a_file_is_copied_while_it_is_in_use() {
+    let plane = Plane::start(Store::sqlite()).await;
+    plane.hsm("before").await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let copy = dir.path().join("copy.db");
+    let (mut client, database) = (plane.providers(), plane.registry.database().clone());
+    let writes = tokio::spawn(async move {
+        for number in 0..50 {
+            let message = provider(&format!("w{number}"), "m", "{}");
+            client.create_provider_config(admin(message)).await.unwrap();
+        }
+    });
+    database.copy_to(&copy).await.unwrap();
+    writes.await.unwrap();
+    let copied = Database::open(&format!("sqlite:{}", copy.display())).await.unwrap();
+    assert!(copied.migration_status().await.unwrap().iter().all(|known| known.applied));
+    database.copy_to(&copy).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn urls_that_cannot_be_are_refused() {
+    for url in ["", "sqlite:", "mysql://x", "kasbah.db", "postgres"] {
+        let error = Database::open(url).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)), "{url}: {error}");
+    }
+    let nobody = Database::open("postgres://kasbah@127.0.0.1:1/kasbah").await.unwrap_err();
+    assert!(matches!(nobody, Error::Unavailable { .. }), "{nobody}");
+}
