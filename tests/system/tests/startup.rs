@@ -1,12 +1,7 @@
 //! A server that cannot do what its configuration says does not start, and says why once.
 #![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
 
-use std::{
-    net::TcpStream,
-    process::Stdio,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use cryptoki::{mechanism::Mechanism, object::Attribute};
 use kasbah_crypto::Algorithm;
@@ -15,7 +10,7 @@ use kasbah_pkcs11::{
     provision,
     token::{PinSource, Token},
 };
-use kasbah_system_tests::server::{Setup, kasbah};
+use kasbah_system_tests::server::Setup;
 use kasbah_testkit::tokens::{SoftHsm, TestToken};
 use kasbah_trust::SecretSource;
 use serde_json::json;
@@ -38,27 +33,10 @@ fn sound() -> (Setup, TestToken) {
     (setup, fixture)
 }
 
-/// Runs `kasbah serve`, which must end with this code and one message that says all of this.
+/// It does not start: it ends with this code and one message that says all of this.
 fn refused(setup: &Setup, code: i32, says: &[&str]) {
-    let mut child = kasbah()
-        .args(["serve", "--config"])
-        .arg(setup.file())
-        .env("RUST_LOG", "error")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let start = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        assert!(TcpStream::connect(&setup.address).is_err(), "it listened for a moment");
-        if start.elapsed() > Duration::from_secs(30) {
-            child.kill().unwrap();
-            panic!("it serves although it should not start; expected: {says:?}");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{text}");
+    let (ended, text) = setup.fails(&[]);
+    assert_eq!(ended, code, "{text}");
     for part in says {
         assert!(text.contains(part), "`{part}` is missing in: {text}");
     }
