@@ -1,5 +1,5 @@
 # The two commands of the README, and the pieces they are made of.
-.PHONY: demo test deps kryoptic tools python lint doc fuzz bench
+.PHONY: demo test deps kryoptic tools python lint doc fuzz crash bench
 
 # Opens a TDF through a throw-away Kasbah. ONCE=1 stops the server afterwards.
 demo:
@@ -36,6 +36,12 @@ doc:
 # Fuzzes every parser that faces the network, SECONDS each.
 fuzz:
 	./tests/bin/fuzz $(or $(SECONDS),10)
+
+# Kills the server while it makes keys, KILLS times; prints what was hit.
+crash: deps
+	cargo build --locked -p kasbah-cli -p kasbah-recorder
+	KASBAH_CRASH_KILLS=$(or $(KILLS),200) cargo test --locked -p kasbah-system-tests --test crash \
+		a_kill_loses_nothing_and_leaves_nothing -- --nocapture
 
 # Figures for docs/benchmarks.md; needs an otherwise idle machine.
 bench: deps kryoptic
