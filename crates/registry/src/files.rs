@@ -384,4 +384,19 @@ mod tests {
             assert_eq!(wrong.line, line, "{text:?}: {wrong:?}");
         }
     }
+
+    #[test]
+    fn nesting_is_bounded_before_it_is_followed() {
+        let deep = |open: &str| format!("providers: {}", open.repeat(50_000));
+        for text in [
+            deep("["),
+            deep("{a: "),
+            deep("\n- ").replace("providers: \n", ""),
+            "- ".repeat(50_000),
+            "? ".repeat(50_000),
+        ] {
+            let wrong = read_text(&text).unwrap_err();
+            assert!(wrong.reason.contains("nested too deeply"), "{:.40}: {wrong:?}", text);
+        }
+    }
 }
