@@ -12,8 +12,8 @@ use std::{
 use serde_json::{Map, Value};
 use yaml_rust2::{
     Yaml,
-    parser::{Event, MarkedEventReceiver, Parser},
-    scanner::{Marker, TScalarStyle},
+    parser::{Event, Parser},
+    scanner::TScalarStyle,
 };
 
 use crate::{Labels, NewProvider};
@@ -246,13 +246,19 @@ impl Tree {
     }
 }
 
+/// Reads event by event: `Parser::load` recurses as deep as the text is nested.
 fn tree(text: &str) -> Result<Tree, Wrong> {
     let mut builder = Builder::default();
-    Parser::new_from_str(text)
-        .load(&mut builder, true)
-        .map_err(|error| Wrong { line: error.marker().line(), reason: error.info().to_owned() })?;
-    if let Some(wrong) = builder.wrong {
-        return Err(wrong);
+    let mut parser = Parser::new_from_str(text);
+    loop {
+        let (event, mark) = parser.next_token().map_err(|error| Wrong {
+            line: error.marker().line(),
+            reason: error.info().to_owned(),
+        })?;
+        if event == Event::StreamEnd {
+            break;
+        }
+        builder.take(event, mark.line())?;
     }
     match builder.root {
         Some(root) => Ok(root),
@@ -265,7 +271,6 @@ fn tree(text: &str) -> Result<Tree, Wrong> {
 struct Builder {
     open: Vec<Open>,
     root: Option<Tree>,
-    wrong: Option<Wrong>,
 }
 
 /// A list or map that has not ended.
@@ -277,68 +282,60 @@ struct Open {
 }
 
 impl Builder {
-    fn refuse(&mut self, line: usize, reason: &str) {
-        if self.wrong.is_none() {
-            self.wrong = Some(Wrong { line, reason: reason.to_owned() });
+    fn take(&mut self, event: Event, line: usize) -> Result<(), Wrong> {
+        match event {
+            Event::Scalar(text, TScalarStyle::Plain, ..) => {
+                let content = Content::Scalar(Yaml::from_str(&text));
+                self.add(Tree { line, content })
+            }
+            Event::Scalar(text, ..) => {
+                self.add(Tree { line, content: Content::Scalar(Yaml::String(text)) })
+            }
+            Event::SequenceStart(..) => self.begin(line, Content::List(Vec::new())),
+            Event::MappingStart(..) => self.begin(line, Content::Map(Vec::new())),
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some(open) => self.add(open.tree),
+                None => Ok(()),
+            },
+            Event::Alias(_) => Wrong::new(line, "aliases are not used here; write it out"),
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart
+            | Event::DocumentEnd => Ok(()),
         }
     }
 
-    fn begin(&mut self, line: usize, content: Content) {
+    fn begin(&mut self, line: usize, content: Content) -> Result<(), Wrong> {
         if self.open.len() >= MAX_DEPTH {
-            self.refuse(line, "is nested too deeply");
+            return Wrong::new(line, "is nested too deeply");
         }
         self.open.push(Open { tree: Tree { line, content }, key: None });
+        Ok(())
     }
 
-    fn add(&mut self, tree: Tree) {
+    fn add(&mut self, tree: Tree) -> Result<(), Wrong> {
         let Some(Open { tree: parent, key }) = self.open.last_mut() else {
-            if self.root.replace(tree).is_some() {
-                self.refuse(1, "holds more than one document");
-            }
-            return;
+            return match self.root.replace(tree) {
+                None => Ok(()),
+                Some(_) => Wrong::new(1, "holds more than one document"),
+            };
         };
         let line = tree.line;
         match (&mut parent.content, key.take(), tree.content) {
             (Content::List(items), _, content) => items.push(Tree { line, content }),
             (Content::Map(entries), Some(name), content) => {
                 if entries.iter().any(|(known, _)| *known == name) {
-                    return self.refuse(line, &format!("`{name}` is there twice"));
+                    return Wrong::new(line, format!("`{name}` is there twice"));
                 }
                 entries.push((name, Tree { line, content }));
             }
             (Content::Map(_), None, Content::Scalar(Yaml::String(name))) => *key = Some(name),
             (Content::Map(_) | Content::Scalar(_), ..) => {
-                self.refuse(line, "expected a text as the key");
+                return Wrong::new(line, "expected a text as the key");
             }
         }
-    }
-}
-
-impl MarkedEventReceiver for Builder {
-    fn on_event(&mut self, event: Event, mark: Marker) {
-        let line = mark.line();
-        match event {
-            Event::Scalar(text, TScalarStyle::Plain, ..) => {
-                let content = Content::Scalar(Yaml::from_str(&text));
-                self.add(Tree { line, content });
-            }
-            Event::Scalar(text, ..) => {
-                self.add(Tree { line, content: Content::Scalar(Yaml::String(text)) });
-            }
-            Event::SequenceStart(..) => self.begin(line, Content::List(Vec::new())),
-            Event::MappingStart(..) => self.begin(line, Content::Map(Vec::new())),
-            Event::SequenceEnd | Event::MappingEnd => {
-                if let Some(open) = self.open.pop() {
-                    self.add(open.tree);
-                }
-            }
-            Event::Alias(_) => self.refuse(line, "aliases are not used here; write it out"),
-            Event::Nothing
-            | Event::StreamStart
-            | Event::StreamEnd
-            | Event::DocumentStart
-            | Event::DocumentEnd => {}
-        }
+        Ok(())
     }
 }
 
@@ -387,16 +384,12 @@ mod tests {
 
     #[test]
     fn nesting_is_bounded_before_it_is_followed() {
-        let deep = |open: &str| format!("providers: {}", open.repeat(50_000));
-        for text in [
-            deep("["),
-            deep("{a: "),
-            deep("\n- ").replace("providers: \n", ""),
-            "- ".repeat(50_000),
-            "? ".repeat(50_000),
-        ] {
-            let wrong = read_text(&text).unwrap_err();
-            assert!(wrong.reason.contains("nested too deeply"), "{:.40}: {wrong:?}", text);
+        for open in ["- ", "? ", "[", "{a: ", "providers: ["] {
+            let text = open.repeat(50_000);
+            let Wrong { reason, .. } = read_text(&text).unwrap_err();
+            // The second is the parser's own word, of brackets that it looks through at once.
+            let expected = ["is nested too deeply", "recursion limit exceeded"];
+            assert!(expected.contains(&&*reason), "{open}: {reason}");
         }
     }
 }
