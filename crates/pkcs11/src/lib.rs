@@ -22,6 +22,8 @@ pub mod config;
 pub mod error;
 mod factory;
 mod ffi;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod job;
 mod kek;
 mod manager;

@@ -31,9 +31,9 @@ const BLOB_LEN: Range<usize> = 24..4 * 1024;
 pub(crate) struct Record {
     bytes: Vec<u8>,
     family: Family,
-    kid: Range<usize>,
+    kid: String,
     kek: String,
-    fingerprint: Range<usize>,
+    fingerprint: [u8; 32],
     blob: Range<usize>,
 }
 
@@ -45,7 +45,7 @@ impl Record {
     /// The record of a key, short of the HMAC over what this returns.
     ///
     /// # Errors
-    /// When a name or the wrapped key is longer than a record holds.
+    /// When a name or the wrapped key is shorter or longer than a record holds.
     pub(crate) fn unsigned(
         algorithm: Algorithm,
         kid: &str,
@@ -54,11 +54,12 @@ impl Record {
         blob: &[u8],
     ) -> Result<Vec<u8>, Malformed> {
         let name = |text: &str| {
-            let length = u16::try_from(text.len()).ok().filter(|_| text.len() <= MAX_NAME_LEN);
-            let length = length.ok_or(Malformed("a name is too long"))?.to_be_bytes();
+            let length = u16::try_from(text.len()).ok();
+            let length = length.filter(|_| (1..=MAX_NAME_LEN).contains(&text.len()));
+            let length = length.ok_or(Malformed("a name is empty or too long"))?.to_be_bytes();
             Ok([&length[..], text.as_bytes()].concat())
         };
-        let length = u32::try_from(blob.len()).ok().filter(|_| BLOB_LEN.contains(&blob.len()));
+        let length = u32::try_from(blob.len()).ok().filter(|_| is_blob_len(blob.len()));
         let length = length.ok_or(Malformed("the wrapped key has an odd length"))?.to_be_bytes();
         let family = [Family::of(algorithm) as u8];
         let (kid, kek) = (name(kid)?, name(kek)?);
@@ -89,12 +90,9 @@ impl Record {
         };
         let kid = reader.name()?;
         let kek = reader.name()?;
-        let kek = std::str::from_utf8(&bytes[kek])
-            .map_err(|_| Malformed("its wrapping key is no text"))?
-            .to_owned();
-        let fingerprint = reader.range(32)?;
+        let fingerprint = reader.array()?;
         let length = usize::try_from(u32::from_be_bytes(reader.array()?));
-        let length = length.ok().filter(|length| BLOB_LEN.contains(length) && length % 8 == 0);
+        let length = length.ok().filter(|length| is_blob_len(*length));
         let blob = reader.range(length.ok_or(Malformed("its wrapped key has an odd length"))?)?;
         reader.range(MAC_LEN)?;
         if reader.at != bytes.len() {
@@ -111,10 +109,10 @@ impl Record {
         if self.family != Family::of(key.algorithm) {
             return Err(Malformed("it is of a key of another algorithm"));
         }
-        if &self.bytes[self.kid.clone()] != key.kid.as_str().as_bytes() {
+        if self.kid() != key.kid.as_str() {
             return Err(Malformed("it is of a key of another name"));
         }
-        if self.bytes[self.fingerprint.clone()] != key.public_key.fingerprint() {
+        if *self.fingerprint() != key.public_key.fingerprint() {
             return Err(Malformed("it belongs to another public key"));
         }
         if Some(self.kek()) != key.private_key.key_id.as_deref() {
@@ -126,6 +124,16 @@ impl Record {
     /// RSA or EC.
     pub(crate) fn family(&self) -> Family {
         self.family
+    }
+
+    /// The kid of the key.
+    pub(crate) fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// SHA-256 of the public key.
+    pub(crate) fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
     }
 
     /// Label of the wrapping key.
@@ -147,6 +155,10 @@ impl Record {
     pub(crate) fn mac(&self) -> &[u8] {
         &self.bytes[self.blob.end..]
     }
+}
+
+fn is_blob_len(length: usize) -> bool {
+    BLOB_LEN.contains(&length) && length.is_multiple_of(8)
 }
 
 /// Puts the HMAC behind what it is over, ready to be stored.
@@ -180,12 +192,17 @@ impl Reader<'_> {
         self.bytes[range].try_into().map_err(|_| Malformed("it is cut short"))
     }
 
-    fn name(&mut self) -> Result<Range<usize>, Malformed> {
-        match usize::from(u16::from_be_bytes(self.array()?)) {
-            0 => Err(Malformed("a name in it is empty")),
-            length if length > MAX_NAME_LEN => Err(Malformed("a name in it is too long")),
-            length => self.range(length),
-        }
+    fn name(&mut self) -> Result<String, Malformed> {
+        let length = match usize::from(u16::from_be_bytes(self.array()?)) {
+            0 => return Err(Malformed("a name in it is empty")),
+            length if length > MAX_NAME_LEN => {
+                return Err(Malformed("a name in it is too long"));
+            }
+            length => length,
+        };
+        let range = self.range(length)?;
+        let name = self.bytes[range].to_vec();
+        String::from_utf8(name).map_err(|_| Malformed("a name in it is no text"))
     }
 }
 
@@ -237,7 +254,8 @@ mod tests {
             (6, 0, "a name in it is empty"),
             (6, 129, "a name in it is too long"),
             (5, 1, "a name in it is too long"),
-            (11, 0xff, "its wrapping key is no text"),
+            (7, 0xff, "a name in it is no text"),
+            (11, 0xff, "a name in it is no text"),
             (59, 81, "its wrapped key has an odd length"),
             (57, 1, "its wrapped key has an odd length"),
         ] {
@@ -261,6 +279,9 @@ mod tests {
         assert!(Record::unsigned(EC, "e1", &long, &[7; 32], &sound).is_err());
         assert!(Record::unsigned(EC, "e1", "kek", &[7; 32], &[5; 4096]).is_err());
         assert!(Record::unsigned(EC, "e1", "kek", &[7; 32], &[]).is_err());
+        assert!(Record::unsigned(EC, "e1", "kek", &[7; 32], &[5; 81]).is_err());
+        assert!(Record::unsigned(EC, "", "kek", &[7; 32], &sound).is_err());
+        assert!(Record::unsigned(EC, "e1", "", &[7; 32], &sound).is_err());
     }
 
     proptest! {
@@ -277,8 +298,7 @@ mod tests {
             let blob = vec![1; 8 * eighths];
             let bytes = Record::unsigned(EC, &kid, &kek, &[7; 32], &blob).unwrap();
             let read = Record::from_bytes([bytes, vec![9; MAC_LEN]].concat()).unwrap();
-            prop_assert_eq!(&read.bytes[read.kid.clone()], kid.as_bytes());
-            prop_assert_eq!((read.kek(), read.blob()), (&*kek, &*blob));
+            prop_assert_eq!((&*read.kid, read.kek(), read.blob()), (&*kid, &*kek, &*blob));
         }
     }
 }
