@@ -121,7 +121,7 @@ fn read_file(file: &Path) -> Result<Vec<Declared>, FileError> {
 
 /// What is wrong with a text, and where.
 #[derive(Debug, PartialEq, Eq)]
-struct Wrong {
+pub(crate) struct Wrong {
     line: usize,
     reason: String,
 }
@@ -132,7 +132,7 @@ impl Wrong {
     }
 }
 
-fn read_text(text: &str) -> Result<Vec<(usize, NewProvider)>, Wrong> {
+pub(crate) fn read_text(text: &str) -> Result<Vec<(usize, NewProvider)>, Wrong> {
     let root = tree(text)?;
     let mut providers = None;
     for (name, node) in root.entries("a map with the key `providers`")? {

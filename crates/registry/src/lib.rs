@@ -11,6 +11,8 @@ mod convert;
 mod db;
 mod error;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod intents;
 mod kas;
 mod keys;

@@ -5,8 +5,8 @@
 
 mod admin;
 mod gate;
-mod kas_registry;
-mod key_management;
+pub(crate) mod kas_registry;
+pub(crate) mod key_management;
 mod reconcile;
 mod unsafe_keys;
 mod well_known;

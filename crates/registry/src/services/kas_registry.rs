@@ -24,7 +24,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{ControlPlane, page};
 use crate::{
-    KasChange, KasName, Key, KeyName, KeyQuery, Labels, NewKas, NewKey, Order, PrivateKey, audit,
+    KasChange, KasName, Key, KeyName, KeyQuery, Labels, NewKas, NewKey, Order, Page, PrivateKey,
+    audit,
     convert::{
         kas_message, key_message, key_name, label_change, labels, mapping_message,
         rotated_resources, simple_key,
@@ -229,34 +230,8 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<ListKeysRequest>,
     ) -> Result<Response<ListKeysResponse>, Status> {
-        use list_keys_request::KasFilter;
         self.gate.admin(request.metadata()).await?;
-        let request = request.into_inner();
-        let mut check = Check::default();
-        if request.key_algorithm != 0 {
-            check_algorithm(&mut check, "key_algorithm", request.key_algorithm);
-        }
-        let kas = request.kas_filter.map(|filter| match filter {
-            KasFilter::KasId(id) => kas_id(&mut check, "kas_id", id),
-            KasFilter::KasName(name) => kas_name(&mut check, "kas_name", name),
-            KasFilter::KasUri(uri) => kas_uri(&mut check, "kas_uri", uri),
-        });
-        let sort = request.sort.first().copied().unwrap_or_default();
-        check.at_most_one_item("sort", request.sort.len());
-        for sort in &request.sort {
-            check.defined("sort.field", SortKasKeysType::try_from(sort.field).is_ok());
-            check.defined("sort.direction", SortDirection::try_from(sort.direction).is_ok());
-        }
-        check.search(request.search.as_ref());
-        check.done()?;
-        let page = page(request.pagination).map_err(|error| error.status(LISTING))?;
-        let query = KeyQuery {
-            kas,
-            algorithm: request.key_algorithm,
-            legacy: request.legacy,
-            search: request.search.map(|search| search.term).unwrap_or_default(),
-        };
-        let order = Order::new(&KEY_ORDERS, sort.field, sort.direction);
+        let (query, order, page) = key_query(request.into_inner())?;
         let listed = self.registry.list_keys(&query, order, page).await;
         let listed = listed.map_err(|error| error.status(LISTING))?;
         let pagination = Some(listed.response());
@@ -295,20 +270,8 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<RotateKeyRequest>,
     ) -> Result<Response<RotateKeyResponse>, Status> {
-        use rotate_key_request::ActiveKey;
         let actor = self.gate.admin(request.metadata()).await?;
-        let request = request.into_inner();
-        let mut check = Check::default();
-        check.one_of("active_key", request.active_key.is_some());
-        let old = match request.active_key {
-            Some(ActiveKey::Id(id)) => Some(row_id(&mut check, id)),
-            Some(ActiveKey::Key(key)) => identified(&mut check, "key", key),
-            None => None,
-        };
-        let new = request.new_key.unwrap_or_default();
-        check_new_key(&mut check, &new);
-        check.done()?;
-        let old = old.ok_or_else(unnamed)?;
+        let (old, new) = check_rotate_key(request.into_inner())?;
         let rotated = self.rotate(&old, new).await;
         let known = rotated.as_ref().ok();
         audit::key(&actor, audit::Action::Rotate, known.map(|k| &k.old), known.map(|k| &k.new));
@@ -382,19 +345,10 @@ impl KeyAccessServerRegistryService for ControlPlane {
 
 impl ControlPlane {
     async fn register(&self, request: CreateKeyRequest) -> Result<Key> {
-        let new = NewKey {
-            kid: request.key_id,
-            algorithm: request.key_algorithm,
-            mode: request.key_mode,
-            public_pem: checked_pem(request.public_key_ctx, request.key_algorithm)?,
-            private_key: checked_private(request.private_key_ctx)?,
-            provider_id: Some(request.provider_config_id).filter(|id| !id.is_empty()),
-            legacy: request.legacy,
-            labels: labels(request.metadata),
-        };
-        let kas = KasName::Id(request.kas_id.clone());
-        self.refuse_unfit_new(&kas, &new).await?;
-        self.registry.create_key(&request.kas_id, &new).await
+        let kas_id = request.kas_id.clone();
+        let new = new_key(request)?;
+        self.refuse_unfit_new(&KasName::Id(kas_id.clone()), &new).await?;
+        self.registry.create_key(&kas_id, &new).await
     }
 
     async fn rotate(
@@ -402,16 +356,7 @@ impl ControlPlane {
         old: &KeyName,
         new: rotate_key_request::NewKey,
     ) -> Result<crate::Rotation> {
-        let new = NewKey {
-            kid: new.key_id,
-            algorithm: new.algorithm,
-            mode: new.key_mode,
-            public_pem: checked_pem(new.public_key_ctx, new.algorithm)?,
-            private_key: checked_private(new.private_key_ctx)?,
-            provider_id: Some(new.provider_config_id).filter(|id| !id.is_empty()),
-            legacy: false,
-            labels: labels(new.metadata),
-        };
+        let new = rotated_key(new)?;
         let kas = KasName::Id(self.registry.key(old).await?.kas_id);
         self.refuse_unfit_new(&kas, &new).await?;
         self.registry.rotate_key(old, &new).await
@@ -554,7 +499,36 @@ fn check_algorithm(check: &mut Check, path: &str, number: i32) {
     check.rule(path, "key_algorithm_defined", holds, text);
 }
 
-fn check_create_key(request: &CreateKeyRequest) -> Result<(), Status> {
+pub(crate) fn key_query(request: ListKeysRequest) -> Result<(KeyQuery, Order, Page), Status> {
+    use list_keys_request::KasFilter;
+    let mut check = Check::default();
+    if request.key_algorithm != 0 {
+        check_algorithm(&mut check, "key_algorithm", request.key_algorithm);
+    }
+    let kas = request.kas_filter.map(|filter| match filter {
+        KasFilter::KasId(id) => kas_id(&mut check, "kas_id", id),
+        KasFilter::KasName(name) => kas_name(&mut check, "kas_name", name),
+        KasFilter::KasUri(uri) => kas_uri(&mut check, "kas_uri", uri),
+    });
+    let sort = request.sort.first().copied().unwrap_or_default();
+    check.at_most_one_item("sort", request.sort.len());
+    for sort in &request.sort {
+        check.defined("sort.field", SortKasKeysType::try_from(sort.field).is_ok());
+        check.defined("sort.direction", SortDirection::try_from(sort.direction).is_ok());
+    }
+    check.search(request.search.as_ref());
+    check.done()?;
+    let page = page(request.pagination).map_err(|error| error.status(LISTING))?;
+    let query = KeyQuery {
+        kas,
+        algorithm: request.key_algorithm,
+        legacy: request.legacy,
+        search: request.search.map(|search| search.term).unwrap_or_default(),
+    };
+    Ok((query, Order::new(&KEY_ORDERS, sort.field, sort.direction), page))
+}
+
+pub(crate) fn check_create_key(request: &CreateKeyRequest) -> Result<(), Status> {
     let mut check = Check::default();
     check.uuid("kas_id", &request.kas_id);
     check.kid("key_id", &request.key_id);
@@ -577,6 +551,24 @@ fn check_create_key(request: &CreateKeyRequest) -> Result<(), Status> {
         check.labels(&metadata.labels);
     }
     check.done()
+}
+
+/// The key to rotate out, and the one to take over.
+pub(crate) fn check_rotate_key(
+    request: RotateKeyRequest,
+) -> Result<(KeyName, rotate_key_request::NewKey), Status> {
+    use rotate_key_request::ActiveKey;
+    let mut check = Check::default();
+    check.one_of("active_key", request.active_key.is_some());
+    let old = match request.active_key {
+        Some(ActiveKey::Id(id)) => Some(row_id(&mut check, id)),
+        Some(ActiveKey::Key(key)) => identified(&mut check, "key", key),
+        None => None,
+    };
+    let new = request.new_key.unwrap_or_default();
+    check_new_key(&mut check, &new);
+    check.done()?;
+    Ok((old.ok_or_else(unnamed)?, new))
 }
 
 fn check_new_key(check: &mut Check, new: &rotate_key_request::NewKey) {
@@ -663,6 +655,32 @@ fn check_material(
         !(mode == KeyMode::PublicKeyOnly && private.is_some()),
         "private_key_ctx must not be set if key_mode is KEY_MODE_PUBLIC_KEY_ONLY.",
     );
+}
+
+pub(crate) fn new_key(request: CreateKeyRequest) -> Result<NewKey> {
+    Ok(NewKey {
+        kid: request.key_id,
+        algorithm: request.key_algorithm,
+        mode: request.key_mode,
+        public_pem: checked_pem(request.public_key_ctx, request.key_algorithm)?,
+        private_key: checked_private(request.private_key_ctx)?,
+        provider_id: Some(request.provider_config_id).filter(|id| !id.is_empty()),
+        legacy: request.legacy,
+        labels: labels(request.metadata),
+    })
+}
+
+pub(crate) fn rotated_key(new: rotate_key_request::NewKey) -> Result<NewKey> {
+    Ok(NewKey {
+        kid: new.key_id,
+        algorithm: new.algorithm,
+        mode: new.key_mode,
+        public_pem: checked_pem(new.public_key_ctx, new.algorithm)?,
+        private_key: checked_private(new.private_key_ctx)?,
+        provider_id: Some(new.provider_config_id).filter(|id| !id.is_empty()),
+        legacy: false,
+        labels: labels(new.metadata),
+    })
 }
 
 fn checked_pem(context: Option<PublicKeyCtx>, algorithm: i32) -> Result<String> {

@@ -41,24 +41,7 @@ impl KeyManagementService for ControlPlane {
         request: Request<CreateProviderConfigRequest>,
     ) -> Result<Response<CreateProviderConfigResponse>, Status> {
         let actor = self.gate.admin(request.metadata()).await?;
-        let request = request.into_inner();
-        let mut check = Check::default();
-        check.required("name", !request.name.is_empty());
-        check.provider_name("name", &request.name);
-        check.required("config_json", !request.config_json.is_empty());
-        check.config_json(&request.config_json);
-        check.required("manager", !request.manager.is_empty());
-        check.provider_name("manager", &request.manager);
-        if let Some(metadata) = &request.metadata {
-            check.labels(&metadata.labels);
-        }
-        check.done()?;
-        let new = NewProvider {
-            name: request.name,
-            manager: request.manager,
-            config_json: request.config_json,
-            labels: labels(request.metadata),
-        };
+        let new = new_provider(request.into_inner())?;
         let created = self.registry.create_provider(new).await;
         audit::provider(&actor, audit::Action::Create, created.as_ref().ok(), None);
         let provider = created.map_err(|error| error.status(CREATION))?;
@@ -156,4 +139,24 @@ impl KeyManagementService for ControlPlane {
         let provider_config = Some(KeyProviderConfig { id, ..KeyProviderConfig::default() });
         Ok(Response::new(DeleteProviderConfigResponse { provider_config }))
     }
+}
+
+pub(crate) fn new_provider(request: CreateProviderConfigRequest) -> Result<NewProvider, Status> {
+    let mut check = Check::default();
+    check.required("name", !request.name.is_empty());
+    check.provider_name("name", &request.name);
+    check.required("config_json", !request.config_json.is_empty());
+    check.config_json(&request.config_json);
+    check.required("manager", !request.manager.is_empty());
+    check.provider_name("manager", &request.manager);
+    if let Some(metadata) = &request.metadata {
+        check.labels(&metadata.labels);
+    }
+    check.done()?;
+    Ok(NewProvider {
+        name: request.name,
+        manager: request.manager,
+        config_json: request.config_json,
+        labels: labels(request.metadata),
+    })
 }
