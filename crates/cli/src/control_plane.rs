@@ -14,7 +14,8 @@ use kasbah_index::CachedIndex;
 use kasbah_kas::{AuditEvent, AuditOutcome, AuditSink, TokenVerifier};
 use kasbah_pkcs11::config::Settings;
 use kasbah_registry::{
-    Database, NewProvider, Registry, RegistrySource, SettingsCheck, Uses, read_providers,
+    Database, NewProvider, Registry, RegistrySource, SettingsCheck, StderrPolicyAudit, Uses,
+    read_providers,
     services::{Callers, ControlPlane, Gate},
 };
 use kasbah_trust::{CustodyPolicy, KeyIndex, KeyService};
@@ -42,6 +43,7 @@ pub(crate) struct Control {
     kas_uri: String,
     index: Arc<CachedIndex>,
     declared: Declarations,
+    settings: NodeSettings,
 }
 
 /// Where provider configurations are declared.
@@ -62,7 +64,7 @@ impl Control {
     ) -> Result<Self, Failure> {
         let declared =
             Declarations { of_config: of_config(config), path: declared.map(Path::to_owned) };
-        let providers = declared.read().or_exit(Exit::Usage)?;
+        let providers = declared.read(NodeSettings::of(config)).or_exit(Exit::Usage)?;
         let registry = open_registry(config, settings).await?;
         let migrated = registry.database().migrate().await;
         migrated.context("registry.database").or_exit(Exit::Unavailable)?;
@@ -78,6 +80,7 @@ impl Control {
             kas_uri: config.kas_uri.clone(),
             index: CachedIndex::new(Arc::new(source), config.cache),
             declared,
+            settings: NodeSettings::of(config),
         })
     }
 
@@ -94,7 +97,9 @@ impl Control {
         admins: Vec<String>,
     ) -> Routes {
         let gate = Gate::new(Arc::new(Verified(verifier)), admins);
-        let plane = ControlPlane::new(self.registry.clone(), keys, self.kas_uri.clone(), gate);
+        let audit = Arc::new(StderrPolicyAudit);
+        let plane =
+            ControlPlane::new(self.registry.clone(), keys, self.kas_uri.clone(), gate, audit);
         Arc::new(plane).routes()
     }
 
@@ -123,10 +128,11 @@ impl Control {
             }
         });
         let mut hangup = signal(SignalKind::hangup()).or_exit(Exit::Unavailable)?;
-        let (registry, declared) = (self.registry.clone(), self.declared.clone());
+        let (registry, declared, settings) =
+            (self.registry.clone(), self.declared.clone(), self.settings);
         background.spawn(async move {
             while hangup.recv().await.is_some() {
-                match declared.reload(&registry).await {
+                match declared.reload(&registry, settings).await {
                     Ok(count) => tracing::info!(count, "provider configurations were read again"),
                     Err(error) => {
                         let error = crate::exit::sentence(&error);
@@ -150,7 +156,7 @@ impl Control {
 
 impl Declarations {
     /// Every declaration with its file.
-    fn read(&self) -> anyhow::Result<Vec<(NewProvider, String)>> {
+    fn read(&self, settings: NodeSettings) -> anyhow::Result<Vec<(NewProvider, String)>> {
         let mut all = self.of_config.clone();
         let Some(path) = &self.path else { return Ok(all) };
         for new in read_providers(path)? {
@@ -165,13 +171,18 @@ impl Declarations {
                     new.provider.name
                 ));
             }
+            let provider = &new.provider;
+            let json = String::from_utf8_lossy(&provider.config_json);
+            settings
+                .check(&provider.name, &provider.manager, &json)
+                .map_err(|wrong| anyhow!("{file}:{}: {wrong}", new.line))?;
             all.push((new.provider, file));
         }
         Ok(all)
     }
 
-    async fn reload(&self, registry: &Registry) -> anyhow::Result<usize> {
-        let declared = self.read()?;
+    async fn reload(&self, registry: &Registry, settings: NodeSettings) -> anyhow::Result<usize> {
+        let declared = self.read(settings)?;
         registry.declare_providers(&declared).await?;
         Ok(declared.len())
     }
@@ -241,7 +252,7 @@ fn of_config(config: &Config) -> Vec<(NewProvider, String)> {
 }
 
 /// What this node allows a provider configuration of the database to name.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct NodeSettings {
     custody_floor: CustodyPolicy,
 }

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 /// Channel of PostgreSQL's LISTEN and NOTIFY.
 const CHANNEL: &str = "kasbah_registry";
 /// How long to wait for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a lost listener waits before it connects again.
 const LISTEN_BACK_OFF: Duration = Duration::from_millis(500);
 

@@ -28,6 +28,7 @@ mod validate;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
+pub use audit::{MemoryPolicyAudit, PolicyAudit, StderrPolicyAudit};
 pub use db::{Database, Kind, MigrationStatus};
 pub use error::{Error, Result};
 pub use files::{Declared, FileError, read_providers};

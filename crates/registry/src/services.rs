@@ -32,7 +32,9 @@ use tonic::service::Routes;
 
 pub use self::gate::{Callers, Gate};
 use crate::{
-    Key, Page, Registry, convert,
+    Key, Page, PolicyAudit, Registry,
+    audit::Audit,
+    convert,
     error::{Error, Result},
 };
 
@@ -48,14 +50,21 @@ pub struct ControlPlane {
     keys: Arc<KeyService>,
     kas_uri: String,
     gate: Gate,
+    audit: Audit,
     /// Intents this process works on.
     making: Mutex<HashSet<String>>,
 }
 
 impl ControlPlane {
     /// The services over `registry`, of a node that serves the keys of `kas_uri` with `keys`.
-    pub fn new(registry: Registry, keys: Arc<KeyService>, kas_uri: String, gate: Gate) -> Self {
-        Self { registry, keys, kas_uri, gate, making: Mutex::default() }
+    pub fn new(
+        registry: Registry,
+        keys: Arc<KeyService>,
+        kas_uri: String,
+        gate: Gate,
+        audit: Arc<dyn PolicyAudit>,
+    ) -> Self {
+        Self { registry, keys, kas_uri, gate, audit: Audit(audit), making: Mutex::default() }
     }
 
     /// All services.

@@ -30,7 +30,7 @@ const ROOT: &str = "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d
 const OTHER_ROOT: &str = "ff2122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3eff";
 
 /// A server with a registry and a token, and what its provider configuration says.
-async fn start(token: &TestToken, database: &str) -> (Server, Admin, String) {
+fn start(token: &TestToken, database: &str) -> (Server, Admin, String) {
     let mut setup = Setup::new();
     setup.registry(database);
     setup.root_key("root1", ROOT);
@@ -70,7 +70,7 @@ async fn delete_key(admin: &Admin, kid: &str) -> Result<(), Status> {
 
 async fn the_whole_life(database: &str) {
     let token = SoftHsm::fresh();
-    let (server, admin, settings) = start(&token, database).await;
+    let (server, admin, settings) = start(&token, database);
     let kas = server.connect("alice").await;
     let kas_id = admin.create_kas().await;
     let provider = admin.create_provider("Main", HSM, &settings).await.unwrap();
@@ -128,7 +128,7 @@ async fn the_whole_life_on_postgres() {
 
 /// Keys outside of the token, wrapped by a key in it; they serve a server that is started anew.
 async fn keys_wrapped_by_the_token_serve(token: TestToken) {
-    let (server, admin, settings) = start(&token, "sqlite:registry.db").await;
+    let (server, admin, settings) = start(&token, "sqlite:registry.db");
     admin.create_kas().await;
     let provider = admin.create_provider("main", HSM, &settings).await.unwrap();
     let mut keys = Vec::new();
@@ -184,14 +184,14 @@ fn sqlite(database: &std::path::Path, statements: &str) {
     let output = std::process::Command::new("python3")
         .args(["-c", script, database.to_str().unwrap(), statements])
         .output()
-        .expect("python3 runs");
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test]
 async fn a_swapped_public_key_is_not_handed_out() {
     let token = SoftHsm::fresh();
-    let (server, admin, settings) = start(&token, "sqlite:registry.db").await;
+    let (server, admin, settings) = start(&token, "sqlite:registry.db");
     admin.create_kas().await;
     let provider = admin.create_provider("main", HSM, &settings).await.unwrap();
     let g1 = admin.generate(&provider, "g1", RSA_2048, KeyMode::Remote, "").await.unwrap();
@@ -222,7 +222,7 @@ async fn a_swapped_public_key_is_not_handed_out() {
 #[tokio::test]
 async fn settings_name_what_the_node_has_and_nothing_else() {
     let token = SoftHsm::fresh();
-    let (_server, admin, settings) = start(&token, "sqlite:registry.db").await;
+    let (_server, admin, settings) = start(&token, "sqlite:registry.db");
     let good: serde_json::Value = serde_json::from_str(&settings).unwrap();
     let with = |setting: &str, value: &str| {
         let mut settings = good.clone();
@@ -247,7 +247,7 @@ async fn settings_name_what_the_node_has_and_nothing_else() {
 /// Runs a command on the files of a server that does not run.
 fn run(setup: &Setup, arguments: &[&str]) -> Output {
     let (noun, verb) = arguments.split_at(2);
-    kasbah().args(noun).arg("--config").arg(setup.file()).args(verb).output().expect("kasbah runs")
+    kasbah().args(noun).arg("--config").arg(setup.file()).args(verb).output().unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -258,7 +258,7 @@ fn text(output: &Output) -> String {
 #[tokio::test]
 async fn a_copy_is_restored_only_if_every_key_answers() {
     let token = SoftHsm::fresh();
-    let (server, admin, settings) = start(&token, "sqlite:registry.db").await;
+    let (server, admin, settings) = start(&token, "sqlite:registry.db");
     let kas_id = admin.create_kas().await;
     let provider = admin.create_provider("main", HSM, &settings).await.unwrap();
     admin.generate(&provider, "g1", RSA_2048, KeyMode::Remote, "").await.unwrap();
@@ -298,7 +298,7 @@ async fn a_copy_is_restored_only_if_every_key_answers() {
 #[tokio::test]
 async fn a_root_key_is_rotated_while_it_serves() {
     let token = SoftHsm::fresh();
-    let (server, admin, _) = start(&token, "sqlite:registry.db").await;
+    let (server, admin, _) = start(&token, "sqlite:registry.db");
     let kas_id = admin.create_kas().await;
     let (pem, wrapped) = wrapped_key(Algorithm::Rsa2048);
     admin.create_wrapped(&kas_id, "b1", RSA_2048, &pem, ("root1", &wrapped)).await.unwrap();

@@ -17,7 +17,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{ControlPlane, PROBE_TIMEOUT};
 use crate::{
-    Intent, Kas, KasName, Key, KeyState, NewKey, PrivateKey, Provider, ProviderName, Use, audit,
+    Intent, Kas, KasName, Key, KeyState, NewKey, PrivateKey, Provider, ProviderName, Use,
+    audit::{Action, Actor},
     convert::{self, key_message, provider_message},
     error::{Error, Result},
     model::new_id,
@@ -37,14 +38,14 @@ impl AdminService for Admin {
         &self,
         request: Request<GenerateKeyRequest>,
     ) -> Result<Response<GenerateKeyResponse>, Status> {
-        let actor = self.0.gate.admin(request.metadata()).await?;
+        let actor = self.0.gate.admin(&request).await?;
         let request = request.into_inner();
         check_generate(&request)?;
         let plane = Arc::clone(&self.0);
         // Not to be left half done because a client went away.
         let made = tokio::spawn(async move { plane.generate(request).await }).await;
         let made = made.unwrap_or_else(|error| Err(Error::internal(error)));
-        audit::key(&actor, audit::Action::Create, made.as_ref().ok(), None);
+        self.0.audit.key(&actor, Action::Create, made.as_ref().ok(), None);
         let key = made.map_err(|error| error.status("resource creation failed"))?;
         let proof = self.0.prove(&key).await.ok().flatten();
         let custody = proof.and_then(kasbah_trust::Result::ok).map(custody_message);
@@ -55,7 +56,7 @@ impl AdminService for Admin {
         &self,
         request: Request<ReconcileRequest>,
     ) -> Result<Response<ReconcileResponse>, Status> {
-        self.0.gate.admin(request.metadata()).await?;
+        self.0.gate.admin(&request).await?;
         let (plane, repair) = (Arc::clone(&self.0), request.into_inner().repair);
         let findings = tokio::spawn(async move { plane.compare(repair).await }).await;
         let findings = findings.unwrap_or_else(|error| Err(Error::internal(error)));
@@ -67,7 +68,7 @@ impl AdminService for Admin {
         &self,
         request: Request<ListKeyStatesRequest>,
     ) -> Result<Response<ListKeyStatesResponse>, Status> {
-        self.0.gate.admin(request.metadata()).await?;
+        self.0.gate.admin(&request).await?;
         let kas_id = request.into_inner().kas_id;
         let mut check = Check::default();
         check.uuid_if_set("kas_id", &kas_id);
@@ -81,7 +82,7 @@ impl AdminService for Admin {
         &self,
         request: Request<SetKeyStateRequest>,
     ) -> Result<Response<SetKeyStateResponse>, Status> {
-        let actor = self.0.gate.admin(request.metadata()).await?;
+        let actor = self.0.gate.admin(&request).await?;
         let request = request.into_inner();
         let state = match Target::try_from(request.target) {
             Ok(Target::Enabled) => Some(KeyState::Enabled),
@@ -95,7 +96,7 @@ impl AdminService for Admin {
         check.done()?;
         let state = state.unwrap_or(KeyState::Disabled);
         let set = self.0.registry.set_key_state(&request.id, state).await;
-        audit::key(&actor, audit::Action::Update, set.as_ref().ok(), None);
+        self.0.audit.key(&actor, Action::Update, set.as_ref().ok(), None);
         let key = set.map_err(|error| error.status("resource update failed"))?;
         Ok(Response::new(SetKeyStateResponse { kas_key: Some(key_message(key)) }))
     }
@@ -104,7 +105,7 @@ impl AdminService for Admin {
         &self,
         request: Request<WrapKeysAgainRequest>,
     ) -> Result<Response<WrapKeysAgainResponse>, Status> {
-        let actor = self.0.gate.admin(request.metadata()).await?;
+        let actor = self.0.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.at_least_one("from", &request.from);
@@ -119,7 +120,7 @@ impl AdminService for Admin {
         &self,
         request: Request<ListProviderHealthRequest>,
     ) -> Result<Response<ListProviderHealthResponse>, Status> {
-        self.0.gate.admin(request.metadata()).await?;
+        self.0.gate.admin(&request).await?;
         let all = self.0.registry.all_providers().await;
         let all = all.map_err(|error| error.status("resource list retrieval failed"))?;
         let mut providers = Vec::with_capacity(all.len());
@@ -270,7 +271,7 @@ impl ControlPlane {
         })
     }
 
-    async fn wrap_again(&self, actor: &str, from: &str, to: &str) -> Result<Vec<String>> {
+    async fn wrap_again(&self, actor: &Actor, from: &str, to: &str) -> Result<Vec<String>> {
         let mut done = Vec::new();
         for key in self.registry.keys_of(&self.kas_uri).await? {
             let is_from = key.private_key.as_ref().is_some_and(|private| private.key_id == from);
@@ -289,7 +290,7 @@ impl ControlPlane {
                 wrapped_key: wrapped.wrapped_key,
             };
             self.registry.replace_private_key(&key, &new).await?;
-            audit::key(actor, audit::Action::Update, Some(&key), None);
+            self.audit.key(actor, Action::Update, Some(&key), None);
             done.push(key.kid);
         }
         Ok(done)

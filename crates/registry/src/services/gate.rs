@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Request, Status, metadata::MetadataMap};
+
+use crate::audit::Actor;
 
 /// Says who a caller is.
 #[async_trait]
@@ -29,17 +31,25 @@ impl Gate {
     }
 
     /// A caller with a good token.
-    pub(super) async fn anyone(&self, metadata: &MetadataMap) -> Result<String, Status> {
-        self.callers.subject(metadata).await
+    pub(super) async fn anyone<T>(&self, request: &Request<T>) -> Result<Actor, Status> {
+        Ok(Actor {
+            subject: self.callers.subject(request.metadata()).await?,
+            user_agent: user_agent(request.metadata()).to_owned(),
+            address: request.remote_addr().map(|address| address.ip()),
+        })
     }
 
     /// An administrator.
-    pub(super) async fn admin(&self, metadata: &MetadataMap) -> Result<String, Status> {
-        let subject = self.callers.subject(metadata).await?;
-        if self.admins.contains(&subject) {
-            return Ok(subject);
+    pub(super) async fn admin<T>(&self, request: &Request<T>) -> Result<Actor, Status> {
+        let actor = self.anyone(request).await?;
+        if self.admins.contains(&actor.subject) {
+            return Ok(actor);
         }
-        tracing::warn!(subject, "a call that needs an administrator was refused");
+        tracing::warn!(actor.subject, "a call that needs an administrator was refused");
         Err(Status::permission_denied("permission denied"))
     }
+}
+
+fn user_agent(metadata: &MetadataMap) -> &str {
+    metadata.get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{ControlPlane, page};
 use crate::{
     KasChange, KasName, Key, KeyName, KeyQuery, Labels, NewKas, NewKey, Order, Page, PrivateKey,
-    audit,
+    audit::Action,
     convert::{
         kas_message, key_message, key_name, label_change, labels, mapping_message,
         rotated_resources, simple_key,
@@ -51,7 +51,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<ListKeyAccessServersRequest>,
     ) -> Result<Response<ListKeyAccessServersResponse>, Status> {
-        self.gate.anyone(request.metadata()).await?;
+        self.gate.anyone(&request).await?;
         let request = request.into_inner();
         let sort = request.sort.first().copied().unwrap_or_default();
         let mut check = Check::default();
@@ -81,7 +81,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<GetKeyAccessServerRequest>,
     ) -> Result<Response<GetKeyAccessServerResponse>, Status> {
-        self.gate.anyone(request.metadata()).await?;
+        self.gate.anyone(&request).await?;
         let name = kas_named(request.into_inner())?;
         let kas = self.registry.kas(&name).await.map_err(|error| error.status(RETRIEVAL))?;
         let keys = self.registry.keys_of(&kas.uri).await.map_err(|e| e.status(RETRIEVAL))?;
@@ -93,7 +93,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<CreateKeyAccessServerRequest>,
     ) -> Result<Response<CreateKeyAccessServerResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.kas_uri("uri", &request.uri);
@@ -111,7 +111,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
             labels: labels(request.metadata),
         };
         let created = self.registry.create_kas(new).await;
-        audit::kas(&actor, audit::Action::Create, created.as_ref().ok());
+        self.audit.kas(&actor, Action::Create, created.as_ref().ok());
         let kas = created.map_err(|error| error.status(CREATION))?;
         let mut kas = kas_message(kas, Vec::new());
         // As upstream answers: neither times nor the deprecated key.
@@ -126,7 +126,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<UpdateKeyAccessServerRequest>,
     ) -> Result<Response<UpdateKeyAccessServerResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.uuid("id", &request.id);
@@ -149,7 +149,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
             mentions_labels,
         };
         let updated = self.registry.update_kas(&request.id, change).await;
-        audit::kas(&actor, audit::Action::Update, updated.as_ref().ok());
+        self.audit.kas(&actor, Action::Update, updated.as_ref().ok());
         updated.map_err(|error| error.status(UPDATE))?;
         let kas = KeyAccessServer { id: request.id, ..KeyAccessServer::default() };
         Ok(Response::new(UpdateKeyAccessServerResponse { key_access_server: Some(kas) }))
@@ -159,7 +159,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<DeleteKeyAccessServerRequest>,
     ) -> Result<Response<DeleteKeyAccessServerResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let id = request.into_inner().id;
         let mut check = Check::default();
         check.uuid("id", &id);
@@ -167,7 +167,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         let kas = self.registry.kas(&KasName::Id(id.clone())).await;
         let deleted = self.registry.delete_kas(&id).await;
         let known = kas.as_ref().ok().filter(|_| deleted.is_ok());
-        audit::kas(&actor, audit::Action::Delete, known);
+        self.audit.kas(&actor, Action::Delete, known);
         deleted.map_err(|error| error.status(DELETION))?;
         let kas = KeyAccessServer { id, ..KeyAccessServer::default() };
         Ok(Response::new(DeleteKeyAccessServerResponse { key_access_server: Some(kas) }))
@@ -178,7 +178,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<ListKeyAccessServerGrantsRequest>,
     ) -> Result<Response<ListKeyAccessServerGrantsResponse>, Status> {
-        self.gate.admin(request.metadata()).await?;
+        self.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.optional_uuid("kas_id", &request.kas_id);
@@ -195,11 +195,11 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<CreateKeyRequest>,
     ) -> Result<Response<CreateKeyResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let request = request.into_inner();
         check_create_key(&request)?;
         let created = self.register(request).await;
-        audit::key(&actor, audit::Action::Create, created.as_ref().ok(), None);
+        self.audit.key(&actor, Action::Create, created.as_ref().ok(), None);
         let key = created.map_err(|error| error.status(CREATION))?;
         Ok(Response::new(CreateKeyResponse { kas_key: Some(key_message(key)) }))
     }
@@ -209,7 +209,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         request: Request<GetKeyRequest>,
     ) -> Result<Response<GetKeyResponse>, Status> {
         use get_key_request::Identifier;
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let identifier = request.into_inner().identifier;
         let mut check = Check::default();
         check.one_of("identifier", identifier.is_some());
@@ -221,7 +221,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         check.done()?;
         let name = name.ok_or_else(unnamed)?;
         let found = self.registry.key(&name).await;
-        audit::key(&actor, audit::Action::Read, found.as_ref().ok(), None);
+        self.audit.key(&actor, Action::Read, found.as_ref().ok(), None);
         let key = found.map_err(|error| error.status(RETRIEVAL))?;
         Ok(Response::new(GetKeyResponse { kas_key: Some(key_message(key)) }))
     }
@@ -230,7 +230,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<ListKeysRequest>,
     ) -> Result<Response<ListKeysResponse>, Status> {
-        self.gate.admin(request.metadata()).await?;
+        self.gate.admin(&request).await?;
         let (query, order, page) = key_query(request.into_inner())?;
         let listed = self.registry.list_keys(&query, order, page).await;
         let listed = listed.map_err(|error| error.status(LISTING))?;
@@ -243,7 +243,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<UpdateKeyRequest>,
     ) -> Result<Response<UpdateKeyResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let request = request.into_inner();
         let behavior = request.metadata_update_behavior;
         let mut check = Check::default();
@@ -261,7 +261,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         let labels = label_change(request.metadata, behavior).map_err(|e| e.status(UPDATE))?;
         let updated = self.registry.update_key(&request.id, labels).await;
         let known = updated.as_ref().ok();
-        audit::key(&actor, audit::Action::Update, known.map(|k| &k.0), known.map(|k| &k.1));
+        self.audit.key(&actor, Action::Update, known.map(|k| &k.0), known.map(|k| &k.1));
         let (_, key) = updated.map_err(|error| error.status(UPDATE))?;
         Ok(Response::new(UpdateKeyResponse { kas_key: Some(key_message(key)) }))
     }
@@ -270,11 +270,11 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<RotateKeyRequest>,
     ) -> Result<Response<RotateKeyResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let (old, new) = check_rotate_key(request.into_inner())?;
         let rotated = self.rotate(&old, new).await;
         let known = rotated.as_ref().ok();
-        audit::key(&actor, audit::Action::Rotate, known.map(|k| &k.old), known.map(|k| &k.new));
+        self.audit.key(&actor, Action::Rotate, known.map(|k| &k.old), known.map(|k| &k.new));
         let rotation = rotated.map_err(|error| error.status(ROTATION))?;
         let kas_key = Some(key_message(rotation.new.clone()));
         let rotated_resources = Some(rotated_resources(rotation));
@@ -286,7 +286,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         request: Request<SetBaseKeyRequest>,
     ) -> Result<Response<SetBaseKeyResponse>, Status> {
         use set_base_key_request::ActiveKey;
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.one_of("active_key", request.active_key.is_some());
@@ -299,7 +299,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         let set = self.make_base_key(&name.ok_or_else(unnamed)?).await;
         let known = set.as_ref().ok();
         let previous = known.and_then(|known| known.1.as_ref());
-        audit::key(&actor, audit::Action::Update, known.map(|k| &k.0), previous);
+        self.audit.key(&actor, Action::Update, known.map(|k| &k.0), previous);
         let (new, previous) = set.map_err(|error| error.status(UPDATE))?;
         Ok(Response::new(SetBaseKeyResponse {
             new_base_key: Some(simple_key(new)),
@@ -311,7 +311,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<GetBaseKeyRequest>,
     ) -> Result<Response<GetBaseKeyResponse>, Status> {
-        self.gate.anyone(request.metadata()).await?;
+        self.gate.anyone(&request).await?;
         let base = self.registry.base_key().await.map_err(|error| error.status(RETRIEVAL))?;
         let base_key = match base {
             Some(key) if self.may_be_given(&key).await => Some(simple_key(key)),
@@ -325,7 +325,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         request: Request<ListKeyMappingsRequest>,
     ) -> Result<Response<ListKeyMappingsResponse>, Status> {
         use list_key_mappings_request::Identifier;
-        self.gate.admin(request.metadata()).await?;
+        self.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
         let name = match request.identifier {

@@ -15,7 +15,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{ControlPlane, page};
 use crate::{
-    NewProvider, ProviderChange, ProviderName, audit,
+    NewProvider, ProviderChange, ProviderName,
+    audit::Action,
     convert::{label_change, labels, provider_message},
     error::Error,
     validate::Check,
@@ -40,10 +41,10 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<CreateProviderConfigRequest>,
     ) -> Result<Response<CreateProviderConfigResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let new = new_provider(request.into_inner())?;
         let created = self.registry.create_provider(new).await;
-        audit::provider(&actor, audit::Action::Create, created.as_ref().ok(), None);
+        self.audit.provider(&actor, Action::Create, created.as_ref().ok(), None);
         let provider = created.map_err(|error| error.status(CREATION))?;
         self.warn_unregistered(&provider.manager);
         let provider_config = Some(provider_message(provider));
@@ -54,7 +55,7 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<GetProviderConfigRequest>,
     ) -> Result<Response<GetProviderConfigResponse>, Status> {
-        self.gate.admin(request.metadata()).await?;
+        self.gate.admin(&request).await?;
         let identifier = request.into_inner().identifier;
         let mut check = Check::default();
         check.one_of("identifier", identifier.is_some());
@@ -85,7 +86,7 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<ListProviderConfigsRequest>,
     ) -> Result<Response<ListProviderConfigsResponse>, Status> {
-        self.gate.admin(request.metadata()).await?;
+        self.gate.admin(&request).await?;
         let page = page(request.into_inner().pagination).map_err(|e| e.status(RETRIEVAL))?;
         let listed = self.registry.list_providers(page).await;
         let listed = listed.map_err(|error| error.status(RETRIEVAL))?;
@@ -98,7 +99,7 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<UpdateProviderConfigRequest>,
     ) -> Result<Response<UpdateProviderConfigResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.uuid("id", &request.id);
@@ -117,8 +118,10 @@ impl KeyManagementService for ControlPlane {
             labels: labels.map_err(|error| error.status(UPDATE))?,
         };
         let updated = self.registry.update_provider(&request.id, change).await;
-        let (before, after) = updated.map_err(|error| error.status(UPDATE))?;
-        audit::provider(&actor, audit::Action::Update, Some(&before), Some(&after));
+        let known = updated.as_ref().ok();
+        let (before, after) = (known.map(|known| &known.0), known.map(|known| &known.1));
+        self.audit.provider(&actor, Action::Update, before, after);
+        let (_, after) = updated.map_err(|error| error.status(UPDATE))?;
         self.warn_unregistered(&after.manager);
         let provider_config = Some(provider_message(after));
         Ok(Response::new(UpdateProviderConfigResponse { provider_config }))
@@ -128,13 +131,13 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<DeleteProviderConfigRequest>,
     ) -> Result<Response<DeleteProviderConfigResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let id = request.into_inner().id;
         let mut check = Check::default();
         check.uuid("id", &id);
         check.done()?;
         let deleted = self.registry.delete_provider(&id).await;
-        audit::provider(&actor, audit::Action::Delete, deleted.as_ref().ok(), None);
+        self.audit.provider(&actor, Action::Delete, deleted.as_ref().ok(), None);
         deleted.map_err(|error| error.status(DELETION))?;
         let provider_config = Some(KeyProviderConfig { id, ..KeyProviderConfig::default() });
         Ok(Response::new(DeleteProviderConfigResponse { provider_config }))

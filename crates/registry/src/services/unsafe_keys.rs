@@ -10,7 +10,7 @@ use kasbah_proto::policy::{
 use tonic::{Request, Response, Status, async_trait};
 
 use super::ControlPlane;
-use crate::{UnsafeChange, audit, convert::key_message, validate::Check};
+use crate::{UnsafeChange, audit::Action, convert::key_message, validate::Check};
 
 #[async_trait]
 impl UnsafeService for ControlPlane {
@@ -18,7 +18,7 @@ impl UnsafeService for ControlPlane {
         &self,
         request: Request<UnsafeUpdateKeyRequest>,
     ) -> Result<Response<UnsafeUpdateKeyResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.uuid("id", &request.id);
@@ -39,7 +39,7 @@ impl UnsafeService for ControlPlane {
         };
         let updated = self.registry.unsafe_update_key(&request.id, change).await;
         let known = updated.as_ref().ok();
-        audit::key(&actor, audit::Action::Update, known.map(|k| &k.0), known.map(|k| &k.1));
+        self.audit.key(&actor, Action::Update, known.map(|k| &k.0), known.map(|k| &k.1));
         let (_, after) = updated.map_err(|error| error.status("resource update failed"))?;
         Ok(Response::new(UnsafeUpdateKeyResponse { key: Some(key_message(after)) }))
     }
@@ -48,7 +48,7 @@ impl UnsafeService for ControlPlane {
         &self,
         request: Request<UnsafeDeleteKasKeyRequest>,
     ) -> Result<Response<UnsafeDeleteKasKeyResponse>, Status> {
-        let actor = self.gate.admin(request.metadata()).await?;
+        let actor = self.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.uuid("id", &request.id);
@@ -56,7 +56,7 @@ impl UnsafeService for ControlPlane {
         check.required("kas_uri", !request.kas_uri.is_empty());
         check.done()?;
         let deleted = self.registry.delete_key(&request.id, &request.kid, &request.kas_uri).await;
-        audit::key(&actor, audit::Action::Delete, deleted.as_ref().ok(), None);
+        self.audit.key(&actor, Action::Delete, deleted.as_ref().ok(), None);
         let key = deleted.map_err(|error| error.status("resource deletion failed"))?;
         let key = KasKey {
             kas_uri: key.kas_uri,

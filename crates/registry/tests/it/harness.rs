@@ -22,7 +22,7 @@ use kasbah_proto::{
     wellknownconfiguration::well_known_service_client::WellKnownServiceClient,
 };
 use kasbah_registry::{
-    Database, Registry, RegistrySource, SettingsCheck,
+    Database, MemoryPolicyAudit, Registry, RegistrySource, SettingsCheck,
     services::{Callers, ControlPlane, Gate},
 };
 use kasbah_testkit::postgres::Postgres;
@@ -77,6 +77,7 @@ impl Store {
 pub(crate) struct Plane {
     pub(crate) registry: Registry,
     pub(crate) index: Arc<CachedIndex>,
+    pub(crate) audit: Arc<MemoryPolicyAudit>,
     channel: Channel,
     _store: Store,
 }
@@ -122,9 +123,15 @@ impl Plane {
         managers.register(BASIC, &kasbah_basic::ALGORITHMS, Arc::new(basic)).unwrap();
         let keys =
             KeyService::new(Arc::clone(&index) as _, managers, BASIC, UnknownManager::Refuse);
+        let audit = Arc::new(MemoryPolicyAudit::default());
         let gate = Gate::new(Arc::new(HeaderIsSubject), ["admin".to_owned()]);
-        let plane =
-            ControlPlane::new(registry.clone(), Arc::new(keys.unwrap()), KAS_URI.to_owned(), gate);
+        let plane = ControlPlane::new(
+            registry.clone(),
+            Arc::new(keys.unwrap()),
+            KAS_URI.to_owned(),
+            gate,
+            Arc::clone(&audit) as _,
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let routes = Arc::new(plane).routes();
@@ -134,7 +141,7 @@ impl Plane {
             server.serve_with_incoming_shutdown(incoming, pending()).await.unwrap();
         });
         let channel = Channel::from_shared(url).unwrap().connect_lazy();
-        Self { registry, index, channel, _store: store }
+        Self { registry, index, audit, channel, _store: store }
     }
 
     pub(crate) fn kas(&self) -> KeyAccessServerRegistryServiceClient<Channel> {

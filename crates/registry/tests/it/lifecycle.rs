@@ -277,56 +277,55 @@ async fn unsafe_changes_keep_the_rules_of_modes(store: Store) {
         let updated = plane.unsafe_keys().unsafe_update_key(admin(message)).await?;
         Ok::<_, Status>(updated.into_inner().key.unwrap().key.unwrap())
     };
-    use KeyMode as M;
     let missing = "provider_config_id does not reference an existing provider config";
     for (id, mode, provider, code, text) in [
         (
             &local_key,
-            M::Remote,
+            KeyMode::Remote,
             &*one,
             Code::InvalidArgument,
             "existing key mode cannot be updated",
         ),
         (
             &public,
-            M::Unspecified,
+            KeyMode::Unspecified,
             &*one,
             Code::InvalidArgument,
             "existing key mode cannot receive provider_config_id update with unspecified key mode",
         ),
         (
             &remote_key,
-            M::Unspecified,
+            KeyMode::Unspecified,
             "",
             Code::InvalidArgument,
             "provider_config_id is required for requested key mode",
         ),
         (
             &public,
-            M::Remote,
+            KeyMode::Remote,
             "",
             Code::InvalidArgument,
             "provider_config_id is required for requested key mode",
         ),
         (
             &remote_key,
-            M::PublicKeyOnly,
+            KeyMode::PublicKeyOnly,
             &*two,
             Code::InvalidArgument,
             "provider_config_id must be empty for requested key mode",
         ),
-        (&remote_key, M::Remote, NOBODY, Code::NotFound, missing),
-        (&NOBODY.to_owned(), M::Remote, &*one, Code::NotFound, "resource not found"),
+        (&remote_key, KeyMode::Remote, NOBODY, Code::NotFound, missing),
+        (&NOBODY.to_owned(), KeyMode::Remote, &*one, Code::NotFound, "resource not found"),
     ] {
         assert_eq!(refused(update(id, mode, provider).await), (code, text.to_owned()));
     }
-    let swapped = update(&remote_key.to_uppercase(), M::Unspecified, &two).await.unwrap();
+    let swapped = update(&remote_key.to_uppercase(), KeyMode::Unspecified, &two).await.unwrap();
     assert_eq!(swapped.provider_config.unwrap().name, "two");
-    let stripped = update(&remote_key, M::PublicKeyOnly, "").await.unwrap();
-    assert_eq!(stripped.key_mode, M::PublicKeyOnly as i32);
+    let stripped = update(&remote_key, KeyMode::PublicKeyOnly, "").await.unwrap();
+    assert_eq!(stripped.key_mode, KeyMode::PublicKeyOnly as i32);
     assert_eq!((stripped.provider_config, stripped.private_key_ctx), (None, None));
-    let back = update(&public, M::Remote, &one).await.unwrap();
-    assert_eq!(back.key_mode, M::Remote as i32);
+    let back = update(&public, KeyMode::Remote, &one).await.unwrap();
+    assert_eq!(back.key_mode, KeyMode::Remote as i32);
 }
 
 async fn a_key_is_deleted_by_all_its_names(store: Store) {
@@ -361,16 +360,15 @@ async fn keys_are_taken_out_of_use_and_back(store: Store) {
     let active = id_of(&plane.local_key(&kas, "active").await);
     let rotated = id_of(&plane.local_key(&kas, "rotated").await);
     rotate(&plane, &rotated, new_key(local(&kas, "next"))).await.unwrap();
-    use KeyStatus as S;
     for (id, target, status) in [
-        (&active, Target::Enabled, S::Active),
-        (&active, Target::Disabled, S::Disabled),
-        (&active, Target::Disabled, S::Disabled),
-        (&active, Target::Enabled, S::Active),
-        (&rotated, Target::Disabled, S::Disabled),
-        (&rotated, Target::Enabled, S::Rotated),
-        (&rotated, Target::Compromised, S::Compromised),
-        (&rotated, Target::Compromised, S::Compromised),
+        (&active, Target::Enabled, KeyStatus::Active),
+        (&active, Target::Disabled, KeyStatus::Disabled),
+        (&active, Target::Disabled, KeyStatus::Disabled),
+        (&active, Target::Enabled, KeyStatus::Active),
+        (&rotated, Target::Disabled, KeyStatus::Disabled),
+        (&rotated, Target::Enabled, KeyStatus::Rotated),
+        (&rotated, Target::Compromised, KeyStatus::Compromised),
+        (&rotated, Target::Compromised, KeyStatus::Compromised),
     ] {
         assert_eq!(set_state(&plane, id, target).await.unwrap(), status as i32, "{target:?}");
     }
@@ -433,7 +431,54 @@ async fn root_keys_are_rotated(store: Store) {
     assert!(states.unwrap().into_inner().keys.iter().all(|state| state.state == "ready"));
 }
 
+async fn changes_are_audited_without_secrets(store: Store) {
+    let plane = Plane::start(store).await;
+    let (kas, provider) = (plane.own_kas().await, plane.hsm("main").await);
+    let key = plane.local_key(&kas, "k1").await;
+    let taken = plane.kas().create_key(admin(local(&kas, "k1"))).await;
+    assert_eq!(refused(taken).0, Code::AlreadyExists);
+    set_base(&plane, &id_of(&key)).await.unwrap();
+    rotate(&plane, &id_of(&key), new_key(local(&kas, "k2"))).await.unwrap();
+    delete(&plane, &key).await.unwrap();
+    let events = plane.audit.events();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let at = |path: &str| event.pointer(path).unwrap().as_str().unwrap();
+            assert_eq!((at("/level"), at("/msg")), ("AUDIT", "policy crud"));
+            assert_eq!(at("/audit/actor/id"), "admin");
+            assert_eq!(at("/audit/clientInfo/requestIP"), "127.0.0.1");
+            assert!(at("/audit/clientInfo/userAgent").starts_with("tonic/"));
+            (
+                at("/audit/action/type"),
+                at("/audit/object/type"),
+                at("/audit/object/id"),
+                at("/audit/action/result"),
+            )
+        })
+        .collect();
+    let keys = "kas_registry_keys";
+    let id = id_of(&key);
+    assert_eq!(
+        told,
+        [
+            ("create", "kas_registry", &*kas, "success"),
+            ("create", "key_management_provider_config", &provider, "success"),
+            ("create", keys, &id, "success"),
+            ("create", keys, "", "error"),
+            ("update", keys, &id, "success"),
+            ("rotate", keys, &id, "success"),
+            ("delete", keys, &id, "success"),
+        ]
+    );
+    let all = serde_json::Value::Array(events).to_string();
+    for secret in ["wrapped_key", "config_json", "private_key"] {
+        assert!(!all.contains(secret), "{secret}");
+    }
+}
+
 on_both!(
+    changes_are_audited_without_secrets,
     a_rotation_moves_everything,
     a_rotation_that_cannot_be_changes_nothing,
     two_rotations_at_once_have_one_winner,

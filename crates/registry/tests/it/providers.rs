@@ -15,9 +15,9 @@ use tonic::{Code, Status};
 
 use crate::harness::{HSM, NOBODY, Plane, Store, admin, on_both, provider, refused, request};
 
-fn labels(pairs: &[(&str, &str)]) -> Option<MetadataMutable> {
+fn labels(pairs: &[(&str, &str)]) -> MetadataMutable {
     let labels = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    Some(MetadataMutable { labels })
+    MetadataMutable { labels }
 }
 
 async fn get(plane: &Plane, identifier: Identifier) -> Result<KeyProviderConfig, Status> {
@@ -34,7 +34,7 @@ async fn what_is_kept_comes_back(store: Store) {
     let plane = Plane::start(store).await;
     let json = " {\"b\" : 1,\n\"a\":\"\u{e9}\", \"a\":2}\n";
     let mut message = provider("MÄIN", "Example.com/X", json);
-    message.metadata = labels(&[("team", "kas")]);
+    message.metadata = Some(labels(&[("team", "kas")]));
     let made = plane.providers().create_provider_config(admin(message)).await.unwrap();
     let made = made.into_inner().provider_config.unwrap();
     assert_eq!((&*made.name, &*made.manager), ("mäin", "Example.com/X"));
@@ -101,7 +101,7 @@ async fn settings_must_be_json(store: Store) {
 async fn an_update_changes_what_it_names(store: Store) {
     let plane = Plane::start(store).await;
     let mut message = provider("a", "m", "{\"x\":1}");
-    message.metadata = labels(&[("one", "1"), ("two", "2")]);
+    message.metadata = Some(labels(&[("one", "1"), ("two", "2")]));
     let made = plane.providers().create_provider_config(admin(message)).await.unwrap();
     let id = made.into_inner().provider_config.unwrap().id;
     let update = async |change: UpdateProviderConfigRequest| {
@@ -116,7 +116,7 @@ async fn an_update_changes_what_it_names(store: Store) {
 
     let extend = UpdateProviderConfigRequest {
         name: "B".into(),
-        metadata: labels(&[("two", "zwei"), ("three", "3")]),
+        metadata: Some(labels(&[("two", "zwei"), ("three", "3")])),
         metadata_update_behavior: MetadataUpdateEnum::Extend as i32,
         ..nothing.clone()
     };
@@ -128,7 +128,7 @@ async fn an_update_changes_what_it_names(store: Store) {
     let replace = UpdateProviderConfigRequest {
         manager: "n".into(),
         config_json: b"{\"y\":2}".to_vec(),
-        metadata: labels(&[("four", "4")]),
+        metadata: Some(labels(&[("four", "4")])),
         metadata_update_behavior: MetadataUpdateEnum::Replace as i32,
         ..nothing.clone()
     };
@@ -136,7 +136,8 @@ async fn an_update_changes_what_it_names(store: Store) {
     assert_eq!((&*replaced.manager, &*replaced.config_json), ("n", &b"{\"y\":2}"[..]));
     assert_eq!(replaced.metadata.unwrap().labels.len(), 1);
 
-    let unsaid = UpdateProviderConfigRequest { metadata: labels(&[("x", "y")]), ..nothing.clone() };
+    let unsaid =
+        UpdateProviderConfigRequest { metadata: Some(labels(&[("x", "y")])), ..nothing.clone() };
     let (code, text) = refused(update(unsaid).await);
     assert_eq!(code, Code::InvalidArgument);
     assert!(text.starts_with("metadata_update_behavior must be"), "{text}");
@@ -232,7 +233,7 @@ async fn files_declare_what_calls_may_not_change(store: Store) {
         name: name.into(),
         manager: HSM.into(),
         config_json: json.as_bytes().to_vec(),
-        labels: Default::default(),
+        labels: kasbah_registry::Labels::default(),
     };
     let by_call = plane.hsm("b").await;
     let all = [

@@ -64,9 +64,9 @@ fn text(length: usize) -> String {
     "x".repeat(length)
 }
 
-fn labels(pairs: usize, length: usize) -> Option<MetadataMutable> {
+fn labels(pairs: usize, length: usize) -> MetadataMutable {
     let labels = (0..pairs).map(|number| (number.to_string(), text(length))).collect();
-    Some(MetadataMutable { labels })
+    MetadataMutable { labels }
 }
 
 #[tokio::test]
@@ -98,12 +98,12 @@ async fn provider_configurations() {
         ("long settings", provider("a", "m", &text(65537)), &["bytes.max_len"]),
         (
             "many labels",
-            CreateProviderConfigRequest { metadata: labels(65, 1), ..good.clone() },
+            CreateProviderConfigRequest { metadata: Some(labels(65, 1)), ..good.clone() },
             &["map.max_pairs"],
         ),
         (
             "long label",
-            CreateProviderConfigRequest { metadata: labels(1, 1025), ..good.clone() },
+            CreateProviderConfigRequest { metadata: Some(labels(1, 1025)), ..good.clone() },
             &["string.max_len"],
         ),
     ] {
@@ -309,7 +309,7 @@ async fn new_keys() {
             }),
             &["string.uuid"],
         ),
-        ("labels", with(&|m| m.metadata = labels(65, 1)), &["map.max_pairs"]),
+        ("labels", with(&|m| m.metadata = Some(labels(65, 1))), &["map.max_pairs"]),
     ] {
         cases.check(what, plane.kas().create_key(admin(message)).await, ids);
     }
@@ -489,7 +489,7 @@ async fn lists_and_changes_of_keys() {
         cases.check(what, plane.kas().list_keys(admin(message)).await, ids);
     }
     let unsaid =
-        UpdateKeyRequest { id: NOBODY.into(), metadata: labels(1, 1), ..Default::default() };
+        UpdateKeyRequest { id: NOBODY.into(), metadata: Some(labels(1, 1)), ..Default::default() };
     let ids = ["metadata_update_behavior"];
     cases.check("behaviour", plane.kas().update_key(admin(unsaid)).await, &ids);
     let unsafe_update = |mode, provider: &str| UnsafeUpdateKeyRequest {
