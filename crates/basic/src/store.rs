@@ -34,7 +34,9 @@ impl KeyStore for BasicManager {
         let wrapped = key.private_key.wrapped_key.as_deref();
         let wrapped = wrapped.ok_or_else(|| Error::NotFound(key.kid.clone()))?;
         let (alias, old) = root_keys.find(key.private_key.key_id.as_deref()).map_err(fail)?;
-        let new = root_keys.exactly(wrapping_key).map_err(fail)?;
+        let new = root_keys
+            .exactly(wrapping_key)
+            .ok_or(Error::Unsupported("this node has no root key of the new name"))?;
         // Reads it as a rewrap would: what does not open, or does not belong to the public key, is
         // not passed on.
         stored::load(key, wrapped, alias, old).map_err(fail)?;

@@ -72,6 +72,8 @@ pub(crate) struct Config {
     pub(crate) cache: CacheRules,
     /// Names of secrets; the first is for stored keys that name none.
     pub(crate) root_keys: Vec<String>,
+    /// Names of secrets that connections use: of a database, of a platform.
+    connection_secrets: Vec<String>,
     /// Where it was read.
     pub(crate) file: PathBuf,
     /// What is worth a look.
@@ -119,6 +121,20 @@ impl Config {
         }
     }
 
+    /// The secrets that a provider configuration may name as a PIN: all that nothing else uses.
+    /// Whoever may write one could otherwise have the root key tried on a token, which locks.
+    pub(crate) fn pins(&self) -> BTreeMap<String, SecretSource> {
+        let mut pins = self.secrets.clone();
+        let of_keyring = self.keyring.iter().filter_map(|key| match &key.private {
+            Private::Wrapped { wrapping_key, .. } => Some(wrapping_key),
+            Private::Token { .. } => None,
+        });
+        for name in self.root_keys.iter().chain(of_keyring).chain(&self.connection_secrets) {
+            pins.remove(name);
+        }
+        pins
+    }
+
     /// The settings of the token of the `opentdf.io/hsm` provider of this name.
     pub(crate) fn token_of(&self, provider: &str) -> Option<&TokenSettings> {
         let found = self.providers.iter().find(|known| known.config.name == provider)?;
@@ -154,7 +170,8 @@ impl Config {
         }
         let (kas_uri, wanted) = kas?;
         let sections = Sections { registry, platform, files, secrets: &secrets, kas_uri: &kas_uri };
-        let index = index::index(wanted, sections, findings);
+        let mut connection_secrets = Vec::new();
+        let index = index::index(wanted, sections, &mut connection_secrets, findings);
         match wanted {
             Wanted::Keyring => warn_of_effectless(&providers, &keyring, findings),
             _ if index.is_some() => refuse_effectless(wanted, &providers, &keyring, findings),
@@ -173,6 +190,7 @@ impl Config {
             index: index?,
             cache: cache?,
             root_keys,
+            connection_secrets,
             file: PathBuf::new(),
             warnings: Vec::new(),
         })

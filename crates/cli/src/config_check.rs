@@ -70,7 +70,12 @@ async fn unregistered(config: &Config) -> Vec<Problem> {
     }
     let warning = |message| Problem { path: "registry".to_owned(), message };
     let providers = match control_plane::open_registry(config, settings).await {
-        Ok(registry) => registry.all_providers().await.map_err(|error| error.to_string()),
+        Ok(registry) => match registry.database().migration_status().await {
+            // A database that no server has used yet.
+            Ok(status) if !status.iter().all(|migration| migration.applied) => return Vec::new(),
+            Ok(_) => registry.all_providers().await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
         Err(failure) => Err(failure.sentence()),
     };
     match providers {

@@ -53,6 +53,8 @@ struct Declarations {
     of_config: Vec<(NewProvider, String)>,
     /// A file or directory.
     path: Option<PathBuf>,
+    /// Path of the configuration.
+    config: String,
 }
 
 impl Control {
@@ -62,24 +64,37 @@ impl Control {
         settings: &RegistrySettings,
         declared: Option<&Path>,
     ) -> Result<Self, Failure> {
-        let declared =
-            Declarations { of_config: of_config(config), path: declared.map(Path::to_owned) };
-        let providers = declared.read(NodeSettings::of(config)).or_exit(Exit::Usage)?;
-        let registry = open_registry(config, settings).await?;
-        let migrated = registry.database().migrate().await;
+        let control = Self::look(config, settings, declared).await?;
+        let providers = control.declared.read(control.settings).or_exit(Exit::Usage)?;
+        let migrated = control.registry.database().migrate().await;
         migrated.context("registry.database").or_exit(Exit::Unavailable)?;
-        registry
-            .declare_providers(&providers)
+        control
+            .registry
+            .declare_providers(&providers, &control.declared.sources())
             .await
             .context("the declared provider configurations")
             .map_err(|error| Failure::new(exit_of(&error), error))?;
+        Ok(control)
+    }
+
+    /// Opens the database as it is, and changes nothing.
+    pub(crate) async fn look(
+        config: &Config,
+        settings: &RegistrySettings,
+        declared: Option<&Path>,
+    ) -> Result<Self, Failure> {
+        let registry = open_registry(config, settings).await?;
         let source = RegistrySource::new(registry.clone(), config.kas_uri.clone());
         Ok(Self {
             registry,
             uses: Arc::default(),
             kas_uri: config.kas_uri.clone(),
             index: CachedIndex::new(Arc::new(source), config.cache),
-            declared,
+            declared: Declarations {
+                of_config: of_config(config),
+                path: declared.map(Path::to_owned),
+                config: config.file.display().to_string(),
+            },
             settings: NodeSettings::of(config),
         })
     }
@@ -181,9 +196,15 @@ impl Declarations {
         Ok(all)
     }
 
+    /// Everything that declares something here.
+    fn sources(&self) -> Vec<String> {
+        let path = self.path.as_ref().map(|path| path.display().to_string());
+        path.into_iter().chain([self.config.clone()]).collect()
+    }
+
     async fn reload(&self, registry: &Registry, settings: NodeSettings) -> anyhow::Result<usize> {
         let declared = self.read(settings)?;
-        registry.declare_providers(&declared).await?;
+        registry.declare_providers(&declared, &self.sources()).await?;
         Ok(declared.len())
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     server,
 };
 
+const NOT_MIGRATED: &str = "the schema is not up to date; run `kasbah db migrate`";
 /// How long one key may take to answer after a restore.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -118,6 +119,11 @@ async fn run(
             restore(config, &settings, &from, anyway, output).await
         }
         Command::Check(_) => {
+            let database = control_plane::open(&settings).await?;
+            let status = database.migration_status().await.or_exit(Exit::Unavailable)?;
+            if !status.iter().all(|migration| migration.applied) {
+                return Err(Failure::not_fine(NOT_MIGRATED));
+            }
             let answers = check(config).await?;
             show(&answers, output)
         }
@@ -146,11 +152,7 @@ async fn status(database: &Database, output: Output) -> Result<(), Failure> {
             .collect();
         columns(["VERSION", "NAME", "APPLIED"], &cells)
     })?;
-    if rows.iter().all(|row| row.applied) {
-        Ok(())
-    } else {
-        Err(Failure::not_fine("the schema is not up to date; run `kasbah db migrate`"))
-    }
+    if rows.iter().all(|row| row.applied) { Ok(()) } else { Err(Failure::not_fine(NOT_MIGRATED)) }
 }
 
 async fn backup(settings: &RegistrySettings, to: &Path, output: Output) -> Result<(), Failure> {
@@ -169,7 +171,7 @@ async fn backup(settings: &RegistrySettings, to: &Path, output: Output) -> Resul
 }
 
 async fn restore(
-    config: Config,
+    mut config: Config,
     settings: &RegistrySettings,
     from: &Path,
     anyway: bool,
@@ -192,7 +194,10 @@ async fn restore(
         .or_exit(Exit::Unavailable)?;
     let database = format!("sqlite:{}", trial.display());
     let trial_settings = RegistrySettings { database, ..settings.clone() };
-    let config = Config { index: KeyIndex::Registry(trial_settings), ..config };
+    let opened = control_plane::open(&trial_settings).await?;
+    opened.migrate().await.context("--from").or_exit(Exit::Usage)?;
+    opened.close().await;
+    config.index = KeyIndex::Registry(trial_settings);
     let answers = check(config).await.inspect_err(|_| {
         let _ = remove(&trial);
     })?;
@@ -218,7 +223,7 @@ async fn restore(
 
 /// Uses every key that this node serves once.
 async fn check(config: Config) -> Result<Vec<Answer>, Failure> {
-    let server = server::build(config, None).await?;
+    let server = server::look(config).await?;
     let keys = server.key_service();
     let listed = keys.index().list(KeyFilter::default(), Deadline::after(PROBE_TIMEOUT)).await;
     let mut answers = Vec::new();

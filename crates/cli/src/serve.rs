@@ -14,8 +14,9 @@ use crate::{
 
 /// Serve rewraps until told to stop (SIGTERM, SIGINT)
 ///
-/// Before it listens it opens every token and uses every key once: what the configuration declares
-/// must work, unless its provider says `required: false`.
+/// Before it listens it opens the token of every provider in the configuration and uses every key of
+/// the keyring once: what is declared there must work, unless its provider says `required: false`.
+/// A key of a registry or platform is used once before it is handed out.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -71,6 +71,16 @@ async fn with_keyring(config: Config) -> Result<Ready, Failure> {
     Ready::new(kas, None, JoinSet::new())
 }
 
+/// A server of a registry that is only looked at: nothing is declared, migrated or served.
+pub(crate) async fn look(mut config: Config) -> Result<Ready, Failure> {
+    let Index::Registry(settings) = std::mem::replace(&mut config.index, Index::Keyring) else {
+        return Err(Failure::usage("kas.key_index is not `registry`, so there is no database"));
+    };
+    let control = Control::look(&config, &settings, None).await?;
+    let kas = kas(config, control.index(), Arc::new(StderrSink))?;
+    Ready::new(kas, Some(control), JoinSet::new())
+}
+
 async fn with_registry(
     config: Config,
     settings: RegistrySettings,
@@ -92,6 +102,7 @@ fn kas(
     audit: Arc<dyn AuditSink>,
 ) -> Result<Kas, Failure> {
     let root_keys = root_keys(&config)?;
+    let pins = config.pins();
     let mut builder = Kas::builder()
         .uri(config.kas_uri)
         .unknown_managers(config.rules.unknown)
@@ -103,7 +114,7 @@ fn kas(
         .key_manager(
             kasbah_pkcs11::MANAGER,
             &kasbah_pkcs11::ALGORITHMS,
-            Arc::new(HsmFactory::new(config.modules, config.secrets, config.rules.custody_floor)),
+            Arc::new(HsmFactory::new(config.modules, pins, config.rules.custody_floor)),
         )
         .default_manager(kasbah_pkcs11::MANAGER);
     if let Some(root_keys) = root_keys {

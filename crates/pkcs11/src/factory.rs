@@ -41,11 +41,21 @@ impl HsmFactory {
     pub fn start(&self, config_json: &str) -> Result<HsmManager, TokenError> {
         let settings = self.settings(config_json)?;
         let path = entry("modules", &self.modules, &settings.module)?;
-        let source = entry("secrets", &self.secrets, &settings.pin)?;
+        let source = self.pin(&settings)?;
         let module = Module::load(&format!("modules.{}.path", settings.module), path)?;
         let pin = PinSource { name: settings.pin.clone(), source: source.clone() };
         let token = Token::open(&module, &settings.token, settings.slot, pin)?;
         HsmManager::start(token, &settings)
+    }
+
+    /// What was given is not repeated: people put PINs there.
+    fn pin(&self, settings: &Settings) -> Result<&SecretSource, ConfigError> {
+        self.secrets.get(&settings.pin).ok_or_else(|| {
+            let known = list(self.secrets.keys());
+            ConfigError(format!(
+                "pin must be the name of an entry of `secrets` that nothing else uses; known: {known}"
+            ))
+        })
     }
 
     /// The settings in `config_json`, checked against what this node has.
@@ -55,7 +65,7 @@ impl HsmFactory {
     pub fn settings(&self, config_json: &str) -> Result<Settings, ConfigError> {
         let settings: Settings = config_json.parse()?;
         entry("modules", &self.modules, &settings.module)?;
-        entry("secrets", &self.secrets, &settings.pin)?;
+        self.pin(&settings)?;
         if settings.custody < self.custody_floor {
             return Err(ConfigError(format!(
                 "custody: {} is below this node's custody_floor, {}",
@@ -93,10 +103,13 @@ fn entry<'a, T>(
     name: &str,
 ) -> Result<&'a T, ConfigError> {
     entries.get(name).ok_or_else(|| {
-        let known: Vec<_> = entries.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        ConfigError(format!("{what} has no entry {name:?}; known: {known}"))
+        ConfigError(format!("{what} has no entry {name:?}; known: {}", list(entries.keys())))
     })
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<_> = names.map(String::as_str).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 #[cfg(test)]
@@ -123,7 +136,7 @@ mod tests {
             ),
             (
                 r#"{"module":"a","token":"kas","pin":"12345678"}"#,
-                r#"secrets has no entry "12345678"; known: pin1"#,
+                "pin must be the name of an entry of `secrets` that nothing else uses; known: pin1",
             ),
         ] {
             assert_eq!(error(json, CustodyPolicy::Transient), expected);

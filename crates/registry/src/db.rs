@@ -4,7 +4,10 @@
 //! the one row of `registry_state`, so writers go one after the other on both, and nothing that was
 //! read in a write can change before it ends. Writes are rare; reads take no lock.
 
-use std::{path::Path, str::FromStr, sync::Once, time::Duration};
+use std::{
+    fs::OpenOptions, io::ErrorKind, os::unix::fs::OpenOptionsExt, path::Path, str::FromStr,
+    sync::Once, time::Duration,
+};
 
 use sqlx::{
     Any, AnyPool, Connection, Executor, Transaction,
@@ -81,6 +84,9 @@ impl Database {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
         let (kind, address) = parse(url)?;
+        if kind == Kind::Sqlite {
+            make_private(url)?;
+        }
         let options = AnyConnectOptions::from_str(&address)
             .map_err(|_| Error::invalid("the database URL cannot be read"))?;
         let pool = AnyPoolOptions::new()
@@ -282,6 +288,19 @@ fn parse(url: &str) -> Result<(Kind, String)> {
         _ => Err(Error::invalid(
             "expected `sqlite:PATH` or `postgres://USER@HOST:PORT/NAME` as the database URL",
         )),
+    }
+}
+
+/// Makes the file if there is none, for its owner only: it holds wrapped private keys.
+fn make_private(url: &str) -> Result<()> {
+    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::Unavailable {
+            what: "the registry's database file cannot be made",
+            source: error.into(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -16,7 +16,7 @@ use yaml_rust2::{
     scanner::TScalarStyle,
 };
 
-use crate::{Labels, NewProvider};
+use crate::{Labels, NewProvider, validate::Check};
 
 /// Largest file.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -179,7 +179,18 @@ fn provider(node: &Tree) -> Result<NewProvider, Wrong> {
     }
     new.manager = manager.unwrap_or_else(|| new.name.clone());
     new.name = new.name.to_lowercase();
+    check(&new).map_err(|reason| Wrong { line: node.line, reason })?;
     Ok(new)
+}
+
+/// The rules of the call.
+fn check(new: &NewProvider) -> Result<(), String> {
+    let mut check = Check::default();
+    check.provider_name("name", &new.name);
+    check.provider_name("manager", &new.manager);
+    check.config_json(&new.config_json);
+    check.labels(&new.labels);
+    check.done_or_first()
 }
 
 fn config(node: &Tree) -> Result<Vec<u8>, Wrong> {
@@ -379,6 +390,23 @@ mod tests {
             let wrong = read_text(text).unwrap_err();
             assert!(wrong.reason.contains(reason), "{text:?}: {wrong:?}");
             assert_eq!(wrong.line, line, "{text:?}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_call_would_pass_is_refused() {
+        let long = "x".repeat(256);
+        let config = "x".repeat(64 * 1024);
+        for (entry, reason) in [
+            (format!("name: {long}"), "name: value length must be at most 255 characters"),
+            ("name: \"a\\0\"".to_owned(), "name: value must not have control characters"),
+            (format!("{{name: a, manager: {long}}}"), "manager: value length"),
+            (format!("{{name: a, config: {{b: {config}}}}}"), "config_json: value length"),
+            ("{name: a, metadata: {labels: {b: \"\\0\"}}}".to_owned(), "metadata.labels: "),
+        ] {
+            let wrong = read_text(&format!("providers:\n- {entry}\n")).unwrap_err();
+            assert!(wrong.reason.starts_with(reason), "{entry:.40}: {wrong:?}");
+            assert_eq!(wrong.line, 2);
         }
     }
 

@@ -200,8 +200,7 @@ impl Registry {
     /// Takes a key out of use, or back into it.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Precondition`] for a compromised key, and for one to be taken
-    /// out of use while it is the base key.
+    /// [`Error::NotFound`]; [`Error::Precondition`] for a compromised key that is to be used again.
     pub async fn set_key_state(&self, id: &str, state: KeyState) -> Result<Key> {
         let mut write = self.db.write().await?;
         let key = find(&mut *write.tx, &KeyName::Id(id.to_owned())).await?;

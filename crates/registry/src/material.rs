@@ -31,6 +31,7 @@ const KEM_OIDS: [(Algorithm, &str); 5] = [
 pub(crate) fn public_pem(pem: &str, algorithm: i32) -> Result<String> {
     let text = String::from_utf8(base64(pem, MAX_PUBLIC)?)
         .map_err(|_| Error::invalid("public_key_ctx.pem is not base64 of a PEM text"))?;
+    check_public_text(&text)?;
     let wanted = Algorithm::try_from(algorithm).unwrap_or_default();
     match convert::algorithm(algorithm) {
         Some(_) => {
@@ -44,6 +45,17 @@ pub(crate) fn public_pem(pem: &str, algorithm: i32) -> Result<String> {
         None => check_kem(&text, wanted)?,
     }
     Ok(text)
+}
+
+/// Text around the key is kept and given to clients with it.
+fn check_public_text(text: &str) -> Result<()> {
+    if is_private_key(text.as_bytes()) {
+        return Err(Error::invalid("public_key_ctx.pem contains a private key"));
+    }
+    if text.chars().any(|c| c.is_control() && !c.is_ascii_whitespace()) {
+        return Err(Error::invalid("public_key_ctx.pem contains control characters"));
+    }
+    Ok(())
 }
 
 fn check_kem(text: &str, wanted: Algorithm) -> Result<()> {
@@ -116,6 +128,22 @@ mod tests {
             check_wrapped("not base64!").unwrap_err().to_string(),
             "expected base64 encoded value"
         );
+    }
+
+    #[test]
+    fn public_keys_come_with_nothing_that_clients_may_not_get() {
+        let public = include_str!("../../crypto/tests/crypto/data/p256.pem");
+        let read = |text: &str| public_pem(&BASE64_STANDARD.encode(text), 3);
+        assert_eq!(read(&format!("# e1\r\n{public}")).unwrap().lines().next(), Some("# e1"));
+        for (text, what) in [
+            (format!("{public}{PEM}"), "a private key"),
+            (format!("{PEM}{public}"), "a private key"),
+            (format!("\0{public}"), "control characters"),
+            (format!("{public}\u{9b}"), "control characters"),
+        ] {
+            let error = read(&text).unwrap_err().to_string();
+            assert_eq!(error, format!("public_key_ctx.pem contains {what}"));
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Provider configurations.
 
+use std::path::Path;
+
 use sqlx::{Any, AssertSqlSafe, Executor};
 
 use crate::{
@@ -144,21 +146,30 @@ impl Registry {
         Ok(provider)
     }
 
-    /// Makes the provider configurations be as `file` declares them. One that it declared earlier
-    /// and no longer does stays, as keys may refer to it, and can be changed by calls again.
+    /// Makes the provider configurations be as files declare them; each comes with its file. One
+    /// that a file of `sources` (files and directories) declared earlier and no longer does stays,
+    /// as keys may refer to it, and can be changed by calls again. Other nodes have other files.
     ///
     /// # Errors
     /// As [`Registry::create_provider`]; then none of them is changed.
-    pub async fn declare_providers(&self, declared: &[(NewProvider, String)]) -> Result<()> {
+    pub async fn declare_providers(
+        &self,
+        declared: &[(NewProvider, String)],
+        sources: &[String],
+    ) -> Result<()> {
         for (new, file) in declared {
             let checked = self.check_provider(&new.name, &new.manager, &new.config_json);
             checked.map_err(|error| Error::invalid(format!("{file}: {}: {error}", new.name)))?;
         }
-        if self.are_declared(declared).await? {
+        if self.are_declared(declared, sources).await? {
             return Ok(());
         }
         let mut write = self.db.write().await?;
-        sqlx::query("UPDATE provider SET file = NULL").execute(&mut *write.tx).await?;
+        for provider in self.all_providers().await? {
+            if is_of(&provider, sources) {
+                mark(&mut write, &Provider { file: None, ..provider }).await?;
+            }
+        }
         for (new, file) in declared {
             let name = pair(new);
             match find(&mut *write.tx, &name).await {
@@ -183,9 +194,13 @@ impl Registry {
         Ok(())
     }
 
-    async fn are_declared(&self, declared: &[(NewProvider, String)]) -> Result<bool> {
+    async fn are_declared(
+        &self,
+        declared: &[(NewProvider, String)],
+        sources: &[String],
+    ) -> Result<bool> {
         let known = self.all_providers().await?;
-        let with_file = known.iter().filter(|provider| provider.file.is_some()).count();
+        let with_file = known.iter().filter(|provider| is_of(provider, sources)).count();
         let same = |(new, file): &(NewProvider, String)| {
             known.iter().any(|known| {
                 known.name == new.name.to_lowercase()
@@ -212,6 +227,13 @@ impl Registry {
 
 fn pair(new: &NewProvider) -> ProviderName {
     ProviderName::Pair { name: new.name.clone(), manager: new.manager.clone() }
+}
+
+/// Whether one of these files, or a file in one of these directories, declares it.
+fn is_of(provider: &Provider, sources: &[String]) -> bool {
+    provider.file.as_ref().is_some_and(|file| {
+        sources.iter().any(|source| file == source || Path::new(file).starts_with(source))
+    })
 }
 
 fn refuse_declared(provider: &Provider) -> Result<()> {

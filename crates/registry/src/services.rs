@@ -20,7 +20,7 @@ use std::{
 use kasbah_proto::{
     kasbah::admin::v1::admin_service_server::AdminServiceServer,
     policy::{
-        PageRequest,
+        KeyMode, PageRequest, SimpleKasKey,
         kasregistry::key_access_server_registry_service_server::KeyAccessServerRegistryServiceServer,
         keymanagement::key_management_service_server::KeyManagementServiceServer,
         r#unsafe::unsafe_service_server::UnsafeServiceServer,
@@ -40,6 +40,8 @@ use crate::{
 
 /// Largest request: a few labels and a public key.
 const MAX_REQUEST: usize = 1024 * 1024;
+/// How long all keys of a list together may take to prove themselves, the first time.
+const PROOFS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one key may take to prove itself.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -103,6 +105,23 @@ impl ControlPlane {
     async fn may_be_given(&self, key: &Key) -> bool {
         key.status == status_number(KeyStatus::Active)
             && matches!(self.prove(key).await, Ok(Some(Ok(_))))
+    }
+
+    /// The keys of a key access server as clients may see them: of this node's, those that are
+    /// proven. Of others nothing can be proven here; whoever uses them trusts their registration.
+    async fn keys_to_show(&self, kas_uri: &str) -> Result<Vec<SimpleKasKey>> {
+        let deadline = Deadline::after(PROOFS_TIMEOUT);
+        let mut shown = Vec::new();
+        for key in self.registry.keys_of(kas_uri).await? {
+            if kas_uri == self.kas_uri && key.mode != KeyMode::PublicKeyOnly as i32 {
+                let Some(details) = convert::key_details(&key)? else { continue };
+                if self.keys.prove(&details, deadline).await.is_err() {
+                    continue;
+                }
+            }
+            shown.push(convert::simple_key(key));
+        }
+        Ok(shown)
     }
 
     /// Refuses a key whose private part is known not to fit. One whose device cannot be asked now

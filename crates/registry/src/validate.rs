@@ -57,6 +57,16 @@ impl Check {
         Err(Status::with_details(code, text, status.encode_to_vec().into()))
     }
 
+    /// Nothing may be wrong, of what came in no request.
+    ///
+    /// # Errors
+    /// The first thing that is.
+    pub(crate) fn done_or_first(self) -> Result<(), String> {
+        let Some(first) = self.found.first() else { return Ok(()) };
+        let path = first.field.as_ref().map(dotted).unwrap_or_default();
+        Err(format!("{path}{}", first.message))
+    }
+
     /// A rule of a whole message, or one in CEL.
     pub(crate) fn rule(&mut self, path: &str, id: &str, holds: bool, message: &str) {
         if !holds {
@@ -101,6 +111,12 @@ impl Check {
         }
     }
 
+    /// Text that is not empty, and that both databases can keep.
+    pub(crate) fn text(&mut self, path: &str, value: &str) {
+        self.at_least_one(path, value);
+        self.printable(path, value);
+    }
+
     /// Text that both databases can keep.
     fn printable(&mut self, path: &str, value: &str) {
         let is_fine = !value.chars().any(char::is_control);
@@ -143,7 +159,7 @@ impl Check {
 
     pub(crate) fn search(&mut self, search: Option<&Search>) {
         if let Some(search) = search {
-            self.at_least_one("search.term", &search.term);
+            self.text("search.term", &search.term);
             self.at_most("search.term", &search.term, 253);
         }
     }
@@ -177,9 +193,8 @@ impl Check {
     }
 
     pub(crate) fn kid(&mut self, path: &str, value: &str) {
-        self.at_least_one(path, value);
+        self.text(path, value);
         self.at_most(path, value, MAX_KID);
-        self.printable(path, value);
     }
 
     /// Of a provider configuration or its manager; empty where that means to keep it.
@@ -197,15 +212,18 @@ impl Check {
         );
     }
 
-    pub(crate) fn labels(&mut self, labels: &std::collections::HashMap<String, String>) {
-        let path = "metadata.labels";
+    pub(crate) fn labels<'a, L>(&mut self, labels: L)
+    where
+        L: IntoIterator<Item = (&'a String, &'a String), IntoIter: ExactSizeIterator>,
+    {
+        let (path, labels) = ("metadata.labels", labels.into_iter());
         self.rule(
             path,
             "map.max_pairs",
             labels.len() <= MAX_LABELS,
             "map must be at most 64 entries",
         );
-        for text in labels.iter().flat_map(|(name, value)| [name, value]) {
+        for text in labels.flat_map(|(name, value)| [name, value]) {
             self.at_most(path, text, MAX_LABEL);
             let is_fine = !text.contains('\0');
             self.rule(path, "string.printable", is_fine, "value must not have control characters");

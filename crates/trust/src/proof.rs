@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::{
-    Algorithm, Custody, Deadline, Error, KeyDetails, KeyFilter, KeyMode, KeyService, KeyStatus,
-    Result,
+    Algorithm, Custody, Deadline, Error, KeyDetails, KeyFilter, KeyId, KeyMode, KeyService,
+    KeyStatus, Result,
 };
 
 /// Keys whose proof is remembered; one more, and all are proven again.
@@ -38,10 +38,46 @@ struct Claim {
     provider: Option<(String, String, u64)>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Proof {
     Holds(Custody),
-    Failed { at: Instant, mismatch: bool },
+    Failed { at: Instant, reason: Reason },
+}
+
+/// An error to be told again.
+#[derive(Debug, Clone)]
+enum Reason {
+    Decrypt,
+    NotFound(KeyId),
+    NotPermitted(&'static str),
+    Unsupported(&'static str),
+    /// Of this side, in words.
+    Other(Arc<str>),
+}
+
+impl Reason {
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Decrypt => Self::Decrypt,
+            Error::NotFound(kid) => Self::NotFound(kid.clone()),
+            Error::NotPermitted(text) => Self::NotPermitted(text),
+            Error::Unsupported(text) => Self::Unsupported(text),
+            Error::Busy | Error::Exists(_) => Self::Other(error.to_string().into()),
+            Error::Internal(source) | Error::Unavailable(source) => {
+                Self::Other(source.to_string().into())
+            }
+        }
+    }
+
+    fn error(&self) -> Error {
+        match self {
+            Self::Decrypt => Error::Decrypt,
+            Self::NotFound(kid) => Error::NotFound(kid.clone()),
+            Self::NotPermitted(text) => Error::NotPermitted(text),
+            Self::Unsupported(text) => Error::Unsupported(text),
+            Self::Other(text) => Error::unavailable(format!("a moment ago: {text}")),
+        }
+    }
 }
 
 impl Claim {
@@ -60,13 +96,10 @@ impl Claim {
 
 impl Proofs {
     fn find(&self, claim: &Claim) -> Option<Result<Custody>> {
-        match *self.known().get(claim)? {
-            Proof::Holds(custody) => Some(Ok(custody)),
+        match self.known().get(claim)? {
+            Proof::Holds(custody) => Some(Ok(*custody)),
             Proof::Failed { at, .. } if at.elapsed() > FAILURE_AGE => None,
-            Proof::Failed { mismatch: true, .. } => Some(Err(Error::Decrypt)),
-            Proof::Failed { mismatch: false, .. } => {
-                Some(Err(Error::unavailable("the key could not be proven a moment ago")))
-            }
+            Proof::Failed { reason, .. } => Some(Err(reason.error())),
         }
     }
 
@@ -116,9 +149,7 @@ impl KeyService {
                 );
                 Proof::Holds(*custody)
             }
-            Err(error) => {
-                Proof::Failed { at: Instant::now(), mismatch: matches!(error, Error::Decrypt) }
-            }
+            Err(error) => Proof::Failed { at: Instant::now(), reason: Reason::of(error) },
         };
         proofs.keep(claim, proof);
         outcome

@@ -82,10 +82,12 @@ pub(super) struct Sections<'a> {
     pub(super) kas_uri: &'a str,
 }
 
-/// Reads the section of the index that is wanted; the other must not be there.
+/// Reads the section of the index that is wanted; the other must not be there. Names of secrets that
+/// it uses are added to `used_secrets`.
 pub(super) fn index(
     wanted: Wanted,
     sections: Sections<'_>,
+    used_secrets: &mut Vec<String>,
     findings: &mut Findings,
 ) -> Option<KeyIndex> {
     let unused = [
@@ -103,7 +105,13 @@ pub(super) fn index(
     match wanted {
         Wanted::Keyring => Some(KeyIndex::Keyring),
         Wanted::Registry => match sections.registry {
-            Some(node) => registry(node, sections.files, sections.secrets, findings),
+            Some(node) => {
+                let index = registry(node, sections.files, sections.secrets, findings);
+                if let Some(KeyIndex::Registry(settings)) = &index {
+                    used_secrets.extend(settings.password.iter().map(|(name, _)| name.clone()));
+                }
+                index
+            }
             None => findings.problem(
                 "registry.database",
                 "is missing; give `sqlite:FILE` or `postgres://USER@HOST:PORT/NAME`",
@@ -112,7 +120,7 @@ pub(super) fn index(
         Wanted::Platform => match sections.platform {
             Some(node) => {
                 let Sections { files, secrets, kas_uri, .. } = sections;
-                platform(node, files, secrets, kas_uri, findings)
+                platform(node, files, secrets, kas_uri, used_secrets, findings)
             }
             None => findings.problem(
                 "platform.endpoint",
@@ -172,11 +180,13 @@ fn platform(
     files: &Files,
     secrets: &BTreeMap<String, SecretSource>,
     kas_uri: &str,
+    used_secrets: &mut Vec<String>,
     findings: &mut Findings,
 ) -> Option<KeyIndex> {
     let path = node.path.clone();
     let raw = node.read::<RawPlatform>(findings)?;
     let endpoint = address(&join(&path, "endpoint"), &raw.endpoint, findings);
+    used_secrets.extend(raw.client_secret.clone());
     let auth = match (raw.token_endpoint, raw.client_id, raw.client_secret) {
         (None, None, None) => {
             findings.warn(&path, "names no client, so the platform is asked without a token");
@@ -200,6 +210,9 @@ fn platform(
             );
         }
     };
+    if raw.page_size.is_some_and(|size| !(1..=2500).contains(&size)) {
+        findings.problem::<()>("platform.page_size", "expected 1 to 2500");
+    }
     let default = PlatformConfig::new(endpoint?, kas_uri);
     let timeout = raw.request_timeout_seconds.filter(|seconds| *seconds > 0);
     Some(KeyIndex::Platform(Box::new(PlatformConfig {

@@ -89,6 +89,7 @@ struct RawHsm {
     custody: Option<String>,
     workers: Option<usize>,
     queue: Option<usize>,
+    open_keys: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -227,6 +228,8 @@ fn hsm(node: Node, local: Local<'_>, findings: &mut Findings) -> Option<TokenSet
     }
     bounded(&join(&path, "workers"), raw.workers, kasbah_pkcs11::config::MAX_WORKERS, findings);
     bounded(&join(&path, "queue"), raw.queue, kasbah_pkcs11::config::MAX_QUEUE, findings);
+    let most = kasbah_pkcs11::config::MAX_OPEN_KEYS;
+    bounded(&join(&path, "open_keys"), raw.open_keys, most, findings);
     if let Some(text) = &raw.custody {
         let path = join(&path, "custody");
         let policy = custody(&path, text, findings);

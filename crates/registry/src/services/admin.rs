@@ -108,8 +108,8 @@ impl AdminService for Admin {
         let actor = self.0.gate.admin(&request).await?;
         let request = request.into_inner();
         let mut check = Check::default();
-        check.at_least_one("from", &request.from);
-        check.at_least_one("to", &request.to);
+        check.text("from", &request.from);
+        check.text("to", &request.to);
         check.done()?;
         let wrapped = self.0.wrap_again(&actor, &request.from, &request.to).await;
         let key_ids = wrapped.map_err(|error| error.status("resource update failed"))?;
@@ -177,7 +177,11 @@ impl ControlPlane {
         let deadline = Deadline::after(GENERATE_TIMEOUT);
         let inventory = store.inventory(deadline).await.map_err(of_device)?;
         if inventory.iter().any(|stored| stored.kid.as_str() == intent.kid) {
-            return Err(Error::Exists);
+            return Err(Error::precondition(format!(
+                "the device holds a key named {} that is not registered; see `kasbah keys \
+                 reconcile`",
+                intent.kid
+            )));
         }
         self.making().insert(intent.id.clone());
         let making = Making { plane: self, id: intent.id.clone() };

@@ -70,8 +70,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         let pagination = Some(listed.response());
         let mut key_access_servers = Vec::new();
         for kas in listed.items {
-            let keys = self.registry.keys_of(&kas.uri).await.map_err(|e| e.status(LISTING))?;
-            let keys = keys.into_iter().map(simple_key).collect();
+            let keys = self.keys_to_show(&kas.uri).await.map_err(|e| e.status(LISTING))?;
             key_access_servers.push(kas_message(kas, keys));
         }
         Ok(Response::new(ListKeyAccessServersResponse { key_access_servers, pagination }))
@@ -84,8 +83,8 @@ impl KeyAccessServerRegistryService for ControlPlane {
         self.gate.anyone(&request).await?;
         let name = kas_named(request.into_inner())?;
         let kas = self.registry.kas(&name).await.map_err(|error| error.status(RETRIEVAL))?;
-        let keys = self.registry.keys_of(&kas.uri).await.map_err(|e| e.status(RETRIEVAL))?;
-        let kas = kas_message(kas, keys.into_iter().map(simple_key).collect());
+        let keys = self.keys_to_show(&kas.uri).await.map_err(|e| e.status(RETRIEVAL))?;
+        let kas = kas_message(kas, keys);
         Ok(Response::new(GetKeyAccessServerResponse { key_access_server: Some(kas) }))
     }
 
@@ -462,7 +461,7 @@ fn kas_id(check: &mut Check, path: &str, id: String) -> KasName {
 }
 
 fn kas_name(check: &mut Check, path: &str, name: String) -> KasName {
-    check.at_least_one(path, &name);
+    check.text(path, &name);
     KasName::Name(name)
 }
 
@@ -482,14 +481,14 @@ fn identified(check: &mut Check, path: &str, key: KasKeyIdentifier) -> Option<Ke
     check.one_of(&format!("{path}.identifier"), key.identifier.is_some());
     match &key.identifier {
         Some(Identifier::KasId(id)) => check.uuid(&format!("{path}.kas_id"), id),
-        Some(Identifier::Name(name)) => check.at_least_one(&format!("{path}.name"), name),
+        Some(Identifier::Name(name)) => check.text(&format!("{path}.name"), name),
         Some(Identifier::Uri(uri)) => {
             check.at_least_one(&format!("{path}.uri"), uri);
             check.uri(&format!("{path}.uri"), uri);
         }
         None => {}
     }
-    check.at_least_one(&format!("{path}.kid"), &key.kid);
+    check.text(&format!("{path}.kid"), &key.kid);
     key_name(key)
 }
 
@@ -609,7 +608,7 @@ fn check_material(
         check.at_least_one(&format!("{prefix}public_key_ctx.pem"), &public.pem);
     }
     if let Some(private) = private {
-        check.at_least_one(&format!("{prefix}private_key_ctx.key_id"), &private.key_id);
+        check.text(&format!("{prefix}private_key_ctx.key_id"), &private.key_id);
         check.at_most(&format!("{prefix}private_key_ctx.key_id"), &private.key_id, 2048);
     }
     check.uuid_if_set(&format!("{prefix}provider_config_id"), provider_id);

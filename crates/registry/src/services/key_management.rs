@@ -63,8 +63,8 @@ impl KeyManagementService for ControlPlane {
             Some(Identifier::Id(id)) => check.uuid("id", id),
             Some(Identifier::Name(name)) => check.at_least_one("name", name),
             Some(Identifier::NameManager(pair)) => {
-                check.at_least_one("name_manager.name", &pair.name);
-                check.at_least_one("name_manager.manager", &pair.manager);
+                check.text("name_manager.name", &pair.name);
+                check.text("name_manager.manager", &pair.manager);
             }
             None => {}
         }

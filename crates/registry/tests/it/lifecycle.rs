@@ -422,7 +422,7 @@ async fn root_keys_are_rotated(store: Store) {
         Ok::<_, Status>(done.into_inner().key_ids)
     };
     let (code, _) = refused(again("root", "unknown").await);
-    assert_eq!(code, Code::Unavailable, "this node lacks the new root key");
+    assert_eq!(code, Code::FailedPrecondition, "this node lacks the new root key");
     assert_eq!(again("root", "other").await.unwrap(), ["two", "one"]);
     assert_eq!(again("root", "other").await.unwrap(), [] as [&str; 0]);
     let now = plane.key(&one).await.unwrap().key.unwrap().private_key_ctx.unwrap();

@@ -240,9 +240,10 @@ async fn files_declare_what_calls_may_not_change(store: Store) {
         (declared("A", "{}"), "a.cfg".to_owned()),
         (declared("b", "{\"x\":1}"), "b.cfg".to_owned()),
     ];
-    plane.registry.declare_providers(&all).await.unwrap();
+    let sources = ["a.cfg".to_owned(), "b.cfg".to_owned(), "c.cfg".to_owned()];
+    plane.registry.declare_providers(&all, &sources).await.unwrap();
     let before = plane.registry.database().revision().await.unwrap();
-    plane.registry.declare_providers(&all).await.unwrap();
+    plane.registry.declare_providers(&all, &sources).await.unwrap();
     let after = plane.registry.database().revision().await.unwrap();
     assert_eq!(before, after, "nothing new is no change");
     let b = get(&plane, pair("b", HSM)).await.unwrap();
@@ -257,12 +258,15 @@ async fn files_declare_what_calls_may_not_change(store: Store) {
     assert_eq!(refused(updated).0, Code::FailedPrecondition);
 
     let wrong = [(declared("c", "{"), "c.cfg".to_owned())];
-    plane.registry.declare_providers(&wrong).await.unwrap_err();
+    plane.registry.declare_providers(&wrong, &sources).await.unwrap_err();
     let files = plane.registry.all_providers().await.unwrap();
     let files: Vec<_> = files.iter().map(|p| p.file.as_deref()).collect();
     assert_eq!(files, [Some("a.cfg"), Some("b.cfg")], "all or nothing");
+    plane.registry.declare_providers(&[], &["elsewhere".to_owned()]).await.unwrap();
+    let files = plane.registry.all_providers().await.unwrap();
+    assert!(files.iter().all(|p| p.file.is_some()), "a node with other files changes nothing");
 
-    plane.registry.declare_providers(&all[..1]).await.unwrap();
+    plane.registry.declare_providers(&all[..1], &sources).await.unwrap();
     plane.providers().update_provider_config(admin(update)).await.unwrap();
 }
 
