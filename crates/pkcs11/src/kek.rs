@@ -12,7 +12,7 @@ use cryptoki::{
     context::Pkcs11,
     error::Error as Cryptoki,
     mechanism::{Mechanism, MechanismType},
-    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
+    object::{Attribute, KeyType, ObjectClass, ObjectHandle},
     session::Session,
     slot::Slot,
 };
@@ -167,13 +167,6 @@ pub(crate) fn mac(
     Ok(Zeroizing::new(*mac))
 }
 
-/// Whether it is a name without a key, as a crash during its making leaves it in SoftHSM. Such a
-/// key has wrapped nothing.
-fn is_empty(session: &Session, key: ObjectHandle) -> bool {
-    let length = session.get_attributes(key, &[AttributeType::ValueLen]);
-    matches!(length.as_deref(), Ok([Attribute::ValueLen(length)]) if u64::from(*length) == 0)
-}
-
 /// The secret key of this label; `None` when there is none.
 ///
 /// # Errors
@@ -190,9 +183,8 @@ pub(crate) fn find(
         Attribute::KeyType(kind),
         Attribute::Label(label.into()),
     ];
-    let mut found =
+    let found =
         session.find_objects(&filter).map_err(Error::during("searching for a wrapping key"))?;
-    found.retain(|&key| !is_empty(session, key));
     match found[..] {
         [] => Ok(None),
         [only] => Ok(Some(only)),

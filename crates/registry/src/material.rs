@@ -90,7 +90,8 @@ fn is_private_key(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     let is_pem = text
         .lines()
-        .any(|line| line.trim_start().starts_with("-----BEGIN") && line.contains("PRIVATE KEY"));
+        .filter_map(|line| line.split_once("-----BEGIN"))
+        .any(|(_, label)| label.contains("PRIVATE KEY"));
     is_pem || is_private_der(bytes)
 }
 
@@ -119,7 +120,9 @@ mod tests {
     #[test]
     fn private_keys_in_clear_are_recognised() {
         let (_, der) = pem_rfc7468::decode_vec(PEM.as_bytes()).unwrap();
-        for clear in [PEM.as_bytes(), &der, b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n"] {
+        let amid = format!("key: {PEM}");
+        let encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n";
+        for clear in [PEM.as_bytes(), amid.as_bytes(), &der, encrypted] {
             let error = check_wrapped(&BASE64_STANDARD.encode(clear)).unwrap_err();
             assert_eq!(error.to_string(), "unencrypted private key not allowed");
         }

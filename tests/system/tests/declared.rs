@@ -17,7 +17,7 @@ use kasbah_system_tests::{
     admin::{Admin, RSA_2048, pem_of},
     client::SessionKey,
     poll::within,
-    server::Setup,
+    server::{Setup, kasbah},
 };
 use kasbah_testkit::tokens::{SoftHsm, TestToken};
 use serde_json::json;
@@ -138,6 +138,12 @@ async fn what_files_declare_is_there_and_theirs() {
         }
     }
     assert_eq!(self::configs(&admin).await, configs, "nothing was changed");
+
+    let config = server.dir().join("kasbah.yaml");
+    let check = kasbah().args(["db", "check", "--config"]).arg(config).output().unwrap();
+    assert!(check.status.success(), "{check:?}");
+    let states = self::health(&admin).await;
+    assert!(states.values().all(|state| !state.file.is_empty()), "{states:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

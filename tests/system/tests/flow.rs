@@ -7,7 +7,7 @@ use std::{fs, process::Output};
 use kasbah_basic::wrap_private_key;
 use kasbah_crypto::{Algorithm, Curve, PrivateKeyParts, envelope::RootKey};
 use kasbah_proto::{
-    kasbah::admin::v1::{WrapKeysAgainRequest, finding::Kind},
+    kasbah::admin::v1::{ListProviderHealthRequest, WrapKeysAgainRequest, finding::Kind},
     policy::{
         KeyMode, KeyStatus, keymanagement::DeleteProviderConfigRequest,
         r#unsafe::UnsafeDeleteKasKeyRequest,
@@ -242,6 +242,16 @@ async fn settings_name_what_the_node_has_and_nothing_else() {
         assert!(refused.message().contains(text), "{settings}: {}", refused.message());
     }
     admin.create_provider("main", HSM, &settings).await.unwrap();
+    // A root key would count as a wrong PIN, and tokens lock.
+    let borrowed = admin.create_provider("other", HSM, &with("pin", "root1")).await.unwrap();
+    let refused = admin.generate(&borrowed, "g1", RSA_2048, KeyMode::Remote, "").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let message = ListProviderHealthRequest {};
+    let health = admin.admin().list_provider_health(admin.request(message)).await.unwrap();
+    let health = health.into_inner().providers;
+    let other = health.iter().find(|state| !state.ready).unwrap();
+    assert!(other.detail.contains("that nothing else uses"), "{}", other.detail);
+    assert!(health.iter().any(|state| state.ready), "{health:?}");
 }
 
 /// Runs a command on the files of a server that does not run.

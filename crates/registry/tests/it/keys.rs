@@ -123,7 +123,7 @@ async fn key_material_that_cannot_be_is_refused(store: Store) {
         ("no padding", pem("QQ".into()), "expected base64 encoded value"),
         ("PEM itself", pem(other.public_key().to_pem()), "expected base64 encoded value"),
         ("no PEM", pem(b64("hello")), "public_key_ctx.pem is not a usable public key"),
-        ("private", pem(b64(&clear)), "public_key_ctx.pem is not a usable public key"),
+        ("private", pem(b64(&clear)), "public_key_ctx.pem contains a private key"),
         (
             "other algorithm",
             CreateKeyRequest { key_algorithm: 1, ..good.clone() },

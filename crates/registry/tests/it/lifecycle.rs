@@ -8,8 +8,10 @@ use kasbah_proto::{
     policy::{
         KasKey, KeyMode, KeyStatus, SimpleKasKey,
         kasregistry::{
-            GetBaseKeyRequest, ListKeyMappingsRequest, RotateKeyRequest, RotateKeyResponse,
-            SetBaseKeyRequest, SetBaseKeyResponse, list_key_mappings_request,
+            GetBaseKeyRequest, GetKeyAccessServerRequest, ListKeyMappingsRequest, RotateKeyRequest,
+            RotateKeyResponse, SetBaseKeyRequest, SetBaseKeyResponse,
+            get_key_access_server_request::Identifier,
+            list_key_mappings_request,
             rotate_key_request::{ActiveKey, NewKey},
             set_base_key_request,
         },
@@ -258,6 +260,12 @@ async fn a_swapped_public_key_is_not_told(store: Store) {
     let states = plane.admin().list_key_states(admin(ListKeyStatesRequest::default())).await;
     let states = states.unwrap().into_inner().keys;
     assert_ne!(states[0].state, "ready");
+    plane.local_key(&kas, "k2").await;
+    let identifier = Some(Identifier::Uri(KAS_URI.to_owned()));
+    let message = GetKeyAccessServerRequest { identifier, ..Default::default() };
+    let shown = plane.kas().get_key_access_server(request("reader", message)).await.unwrap();
+    let shown = shown.into_inner().key_access_server.unwrap().kas_keys;
+    assert_eq!(shown.into_iter().map(kid_of).collect::<Vec<_>>(), ["k2"]);
 }
 
 async fn unsafe_changes_keep_the_rules_of_modes(store: Store) {
