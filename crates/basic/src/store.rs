@@ -15,6 +15,10 @@ impl KeyStore for BasicManager {
         Err(Error::Unsupported("opentdf.io/basic keeps no keys; import a wrapped one"))
     }
 
+    async fn holds(&self, _: &KeyId, _: Deadline) -> Result<bool> {
+        Ok(false)
+    }
+
     async fn inventory(&self, _: Deadline) -> Result<Vec<StoredKey>> {
         Ok(Vec::new())
     }

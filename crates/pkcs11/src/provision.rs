@@ -203,6 +203,30 @@ pub fn inventory(token: &Token) -> Result<Vec<StoredPair>> {
     Ok(pairs)
 }
 
+/// Whether there is a half of a key labelled `kid`.
+///
+/// # Errors
+/// [`Error::Call`] when the token cannot be read.
+pub fn holds(token: &Token, kid: &str) -> Result<bool> {
+    let session = token.open_session()?;
+    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+        if !labelled(&session, class, kid)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn labelled(session: &Session, class: ObjectClass, kid: &str) -> Result<Vec<ObjectHandle>> {
+    session
+        .find_objects(&[
+            Attribute::Class(class),
+            Attribute::Token(true),
+            Attribute::Label(kid.into()),
+        ])
+        .map_err(Error::during("searching for a key"))
+}
+
 /// Destroys both halves of the key labelled `kid`, the private one first; says how many objects
 /// that were.
 ///
@@ -211,13 +235,7 @@ pub fn inventory(token: &Token) -> Result<Vec<StoredPair>> {
 /// [`Error::Call`] when the token refuses.
 pub fn destroy(token: &Token, kid: &str) -> Result<usize> {
     let session = token.open_rw_session()?;
-    let labelled = |class| {
-        let label = Attribute::Label(kid.into());
-        session
-            .find_objects(&[Attribute::Class(class), Attribute::Token(true), label])
-            .map_err(Error::during("searching for a key"))
-    };
-    let mut objects = labelled(ObjectClass::PRIVATE_KEY)?;
+    let mut objects = labelled(&session, ObjectClass::PRIVATE_KEY, kid)?;
     if objects.len() > 1 {
         return Err(Error::Key(format!(
             "token {} has {} private keys labelled {kid}, so it is not clear which to destroy; \
@@ -226,7 +244,7 @@ pub fn destroy(token: &Token, kid: &str) -> Result<usize> {
             objects.len()
         )));
     }
-    objects.extend(labelled(ObjectClass::PUBLIC_KEY)?);
+    objects.extend(labelled(&session, ObjectClass::PUBLIC_KEY, kid)?);
     for &object in &objects {
         session.destroy_object(object).map_err(Error::during("destroying a key"))?;
     }

@@ -94,6 +94,12 @@ impl KeyStore for HsmManager {
         made.map_err(|error| not_made(kid, error))
     }
 
+    async fn holds(&self, kid: &KeyId, deadline: Deadline) -> Result<bool> {
+        let name = kid.clone();
+        let work = move |device: &Device| provision::holds(&device.token, name.as_str());
+        self.store(deadline, work).await?.map_err(Error::unavailable)
+    }
+
     async fn inventory(&self, deadline: Deadline) -> Result<Vec<StoredKey>> {
         let pairs = self.store(deadline, |device| provision::inventory(&device.token)).await?;
         Ok(pairs.map_err(Error::unavailable)?.into_iter().map(stored).collect())

@@ -22,6 +22,12 @@ pub trait KeyStore: fmt::Debug + Send + Sync {
         deadline: Deadline,
     ) -> Result<NewKey>;
 
+    /// Whether anything is stored under `kid`, be it half a key.
+    ///
+    /// # Errors
+    /// `Unavailable` when the device cannot be asked.
+    async fn holds(&self, kid: &KeyId, deadline: Deadline) -> Result<bool>;
+
     /// Every key in the device, halves of an interrupted [`KeyStore::generate`] included.
     ///
     /// # Errors

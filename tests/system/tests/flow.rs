@@ -243,6 +243,7 @@ async fn settings_name_what_the_node_has_and_nothing_else() {
     }
     admin.create_provider("main", HSM, &settings).await.unwrap();
     // A root key would count as a wrong PIN, and tokens lock.
+    admin.create_kas().await;
     let borrowed = admin.create_provider("other", HSM, &with("pin", "root1")).await.unwrap();
     let refused = admin.generate(&borrowed, "g1", RSA_2048, KeyMode::Remote, "").await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
@@ -324,6 +325,44 @@ async fn a_root_key_is_rotated_while_it_serves() {
     setup.config["secrets"].as_object_mut().unwrap().remove("root1");
     let server = setup.serve();
     opens(&server.connect("alice").await, "b1", &pem).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_private_key_is_wrapped_where_the_administrator_is() {
+    let token = SoftHsm::fresh();
+    let (server, admin, _) = start(&token, "sqlite:registry.db");
+    admin.create_kas().await;
+    let key = PrivateKeyParts::generate(Algorithm::Rsa2048).unwrap();
+    let file = |name: &str, content: &str| {
+        let path = server.dir().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let pem = key.public_key().to_pem();
+    let private = file("private.pem", &key.to_pem().unwrap());
+    let public = file("public.pem", &pem);
+    let root = file("the-root", &format!("{ROOT}\n"));
+    let import = |kid: &str, more: &[&str]| {
+        kasbah()
+            .env("KASBAH_URL", server.url())
+            .env("KASBAH_TOKEN", server.token("admin"))
+            .args(["keys", "import", "--kid", kid, "--algorithm", "rsa:2048"])
+            .args(["--public-key-file", &public, "--private-key-file", &private])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let wrapped = ["--wrapping-key-id", "root1", "--root-key-file", &root];
+    let done = import("i1", &wrapped);
+    assert!(done.status.success(), "{}", text(&done));
+    opens(&server.connect("alice").await, "i1", &pem).await.unwrap();
+    let other = file("other-root", OTHER_ROOT);
+    let refused = import("i2", &["--wrapping-key-id", "root1", "--root-key-file", &other]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    assert!(text(&refused).contains("does not open"), "{}", text(&refused));
+    let remote = import("i3", &[&wrapped[..], &["--mode", "remote"]].concat());
+    assert_eq!(remote.status.code(), Some(2), "{}", text(&remote));
+    assert!(text(&remote).contains("for mode local"), "{}", text(&remote));
 }
 
 #[tokio::test]

@@ -205,7 +205,7 @@ fn platform(
         }),
         _ => {
             return findings.problem(
-                path,
+                &path,
                 "set all of `token_endpoint`, `client_id` and `client_secret`, or none",
             );
         }
@@ -213,7 +213,17 @@ fn platform(
     if raw.page_size.is_some_and(|size| !(1..=2500).contains(&size)) {
         findings.problem::<()>("platform.page_size", "expected 1 to 2500");
     }
-    let default = PlatformConfig::new(endpoint?, kas_uri);
+    let endpoint = endpoint?;
+    let token_endpoint = auth.as_ref().map(|auth| ("token_endpoint", &auth.token_endpoint));
+    for (setting, uri) in [("endpoint", &endpoint)].into_iter().chain(token_endpoint) {
+        let is_local =
+            uri.host().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"));
+        if uri.scheme_str() == Some("http") && !is_local {
+            let text = "is plain http: keys, tokens and secrets can be read and changed on the way";
+            findings.warn(join(&path, setting), text);
+        }
+    }
+    let default = PlatformConfig::new(endpoint, kas_uri);
     let timeout = raw.request_timeout_seconds.filter(|seconds| *seconds > 0);
     Some(KeyIndex::Platform(Box::new(PlatformConfig {
         ca_file: raw.ca_file.map(|file| files.resolve(&file)),

@@ -4,6 +4,8 @@ use std::{fs, path::Path, path::PathBuf};
 
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD};
+use kasbah_basic::wrap_private_key;
+use kasbah_crypto::envelope::RootKey;
 use kasbah_proto::{
     common::MetadataMutable,
     kasbah::admin::v1::GenerateKeyRequest,
@@ -14,6 +16,7 @@ use kasbah_proto::{
 };
 use kasbah_trust::{Algorithm, PublicKey};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::{
     control::{
@@ -40,8 +43,15 @@ pub(crate) struct NewKeyArguments {
     #[arg(long, visible_alias = "remote-key-id", value_name = "ID")]
     wrapping_key_id: Option<String>,
     /// The private half, wrapped already, in base64
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "private_key_file")]
     wrapped_key_file: Option<PathBuf>,
+    /// The private half as PEM, to be wrapped here, for mode local: it does not leave this machine
+    /// in clear
+    #[arg(long, value_name = "FILE", requires = "root_key_file")]
+    private_key_file: Option<PathBuf>,
+    /// The root key to wrap it with, in hexadecimal; --wrapping-key-id is its name on the server
+    #[arg(long, value_name = "FILE", requires = "private_key_file")]
+    root_key_file: Option<PathBuf>,
     /// The public half as PEM; without it, the provider's device makes the key
     #[arg(long, value_name = "FILE")]
     public_key_file: Option<PathBuf>,
@@ -128,10 +138,11 @@ impl NewKeyArguments {
                  mode remote or provider"
             )));
         }
-        if self.wrapping_key_id.is_some() || self.wrapped_key_file.is_some() {
+        let is_given = [&self.wrapped_key_file, &self.private_key_file].iter().any(|f| f.is_some());
+        if is_given || self.wrapping_key_id.is_some() {
             return Err(Failure::usage(
-                "--wrapping-key-id, --remote-key-id and --wrapped-key-file are for a key that \
-                 exists; give its --public-key-file too",
+                "--wrapping-key-id, --remote-key-id, --wrapped-key-file and --private-key-file are \
+                 for a key that exists; give its --public-key-file too",
             ));
         }
         let provider = self.provider.name().ok_or_else(|| {
@@ -154,10 +165,13 @@ impl NewKeyArguments {
     }
 
     fn check(&self, mode: Mode) -> Result<(), Failure> {
+        if self.private_key_file.is_some() && mode != Mode::Local {
+            return Err(Failure::usage("--private-key-file is for mode local"));
+        }
         let needs = Needs::of(mode);
         for (flags, needed, given) in [
             ("--wrapping-key-id", needs.wrapping_key_id, self.wrapping_key_id.is_some()),
-            ("--wrapped-key-file", needs.wrapped_key_file, self.wrapped_key_file.is_some()),
+            ("--wrapped-key-file", needs.wrapped_key_file, self.has_wrapped_key()),
             ("--provider and --manager", needs.provider, self.provider.name().is_some()),
         ] {
             let flags = match mode {
@@ -178,9 +192,31 @@ impl NewKeyArguments {
 
     fn private_key(&self) -> Result<Option<PrivateKeyCtx>, Failure> {
         let Some(key_id) = self.wrapping_key_id.clone() else { return Ok(None) };
-        let wrapped_key = self.wrapped_key_file.as_deref().map(wrapped_key).transpose()?;
+        let wrapped_key = match (&self.private_key_file, &self.root_key_file) {
+            (Some(private), Some(root)) => Some(wrap(private, root)?),
+            _ => self.wrapped_key_file.as_deref().map(wrapped_key).transpose()?,
+        };
         Ok(Some(PrivateKeyCtx { key_id, wrapped_key: wrapped_key.unwrap_or_default() }))
     }
+
+    /// Whether there is one, or what it is made of.
+    fn has_wrapped_key(&self) -> bool {
+        self.wrapped_key_file.is_some() || self.private_key_file.is_some()
+    }
+}
+
+/// Wraps a private key as the server will open it.
+fn wrap(private: &Path, root: &Path) -> Result<String, Failure> {
+    let read = |flag: &str, file: &Path| {
+        fs::read_to_string(file)
+            .map(Zeroizing::new)
+            .with_context(|| format!("{flag}: cannot read {}", file.display()))
+            .or_exit(Exit::Usage)
+    };
+    let root = read("--root-key-file", root)?;
+    let root = RootKey::from_hex(root.trim()).context("--root-key-file").or_exit(Exit::Usage)?;
+    let pem = read("--private-key-file", private)?;
+    wrap_private_key(&root, &pem).context("--private-key-file").or_exit(Exit::Usage)
 }
 
 impl ProviderArguments {

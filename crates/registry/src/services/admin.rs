@@ -175,8 +175,8 @@ impl ControlPlane {
         })?;
         // What is there now was not made for this intent, whatever happens later.
         let deadline = Deadline::after(GENERATE_TIMEOUT);
-        let inventory = store.inventory(deadline).await.map_err(of_device)?;
-        if inventory.iter().any(|stored| stored.kid.as_str() == intent.kid) {
+        let kid = intent.kid.as_str().into();
+        if store.holds(&kid, deadline).await.map_err(of_device)? {
             return Err(Error::precondition(format!(
                 "the device holds a key named {} that is not registered; see `kasbah keys \
                  reconcile`",
@@ -189,7 +189,7 @@ impl ControlPlane {
         let mode = mode_of(intent.mode);
         let algorithm = convert::algorithm(intent.algorithm)
             .ok_or_else(|| Error::invalid("key_algorithm is not one that a device makes"))?;
-        let made = store.generate(&intent.kid.as_str().into(), algorithm, mode, deadline).await;
+        let made = store.generate(&kid, algorithm, mode, deadline).await;
         let made = match made {
             Ok(made) => made,
             // Nobody knows what the device did. The intent stays, for a reconciliation.
@@ -207,7 +207,6 @@ impl ControlPlane {
         {
             // The registry will not have it, so nobody must find it.
             if mode == Mode::Remote {
-                let kid = intent.kid.as_str().into();
                 store.destroy(&kid, deadline).await.map_err(of_device)?;
             }
             self.registry.abandon_key(&intent).await?;
