@@ -9,24 +9,24 @@ use kasbah_proto::policy::{
 
 use crate::{
     KeyName, KeyQuery, NewKey, NewProvider, files,
-    services::{kas_registry, key_management},
+    services::{key_management, requests},
 };
 
 /// A key to register.
 pub fn create_key(request: CreateKeyRequest) -> Option<NewKey> {
-    kas_registry::check_create_key(&request).ok()?;
-    kas_registry::new_key(request).ok()
+    requests::check_create_key(&request).ok()?;
+    requests::new_key(request).ok()
 }
 
 /// A key to rotate out, and the one to take over.
 pub fn rotate_key(request: RotateKeyRequest) -> Option<(KeyName, NewKey)> {
-    let (old, new) = kas_registry::check_rotate_key(request).ok()?;
-    Some((old, kas_registry::rotated_key(new).ok()?))
+    let (old, new) = requests::check_rotate_key(request).ok()?;
+    Some((old, requests::rotated_key(new).ok()?))
 }
 
 /// Which keys to list.
 pub fn list_keys(request: ListKeysRequest) -> Option<KeyQuery> {
-    kas_registry::key_query(request).ok().map(|(query, ..)| query)
+    requests::key_query(request).ok().map(|(query, ..)| query)
 }
 
 /// A provider configuration to make.

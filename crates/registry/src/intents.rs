@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     keys::{self, NewKey},
     model::{Key, KeyName, Labels, labels, labels_text, now, small},
+    rotation,
 };
 
 /// How long another node may take to make a key. Ours are known by their ids.
@@ -91,7 +92,7 @@ impl Registry {
             return Err(crate::Error::NotFound);
         }
         let key = if let Some(old) = &intent.rotates {
-            keys::rotate(&mut write, &KeyName::Id(old.clone()), new).await?.new
+            rotation::rotate(&mut write, &KeyName::Id(old.clone()), new).await?.new
         } else {
             let id = keys::insert(&mut write, &intent.kas_id, new).await?;
             keys::find(&mut *write.tx, &KeyName::Id(id)).await?

@@ -8,7 +8,6 @@ use crate::{
     db::Write,
     error::{Error, Result},
     kas,
-    mappings::{self, Moved},
     model::{
         KEY_COLUMNS, KasName, Key, KeyName, LabelChange, Labels, Listed, PROVIDER_COLUMNS, Page,
         PrivateKey, labels_text, new_id, now,
@@ -63,17 +62,6 @@ pub struct KeyQuery {
     pub legacy: Option<bool>,
     /// Part of the kid, in any case.
     pub search: String,
-}
-
-/// What a rotation did.
-#[derive(Debug, Clone)]
-pub struct Rotation {
-    /// The key that took over.
-    pub new: Key,
-    /// The key that was active.
-    pub old: Key,
-    /// Policy objects that are mapped to the new key now.
-    pub moved: Moved,
 }
 
 /// How the state of a key may be set.
@@ -182,19 +170,6 @@ impl Registry {
             .await?;
         write.commit().await?;
         Ok((before, after))
-    }
-
-    /// Replaces an active key by a new one of the same key access server, with its mappings and
-    /// its place as base key. The old one goes on decrypting.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]; [`Error::Precondition`] when the old key is not active, or is the base
-    /// key and the new one cannot be; otherwise as [`Registry::create_key`].
-    pub async fn rotate_key(&self, old: &KeyName, new: &NewKey) -> Result<Rotation> {
-        let mut write = self.db.write().await?;
-        let rotation = rotate(&mut write, old, new).await?;
-        write.commit().await?;
-        Ok(rotation)
     }
 
     /// Takes a key out of use, or back into it.
@@ -411,30 +386,4 @@ pub(crate) async fn insert(write: &mut Write<'_>, kas_id: &str, new: &NewKey) ->
     .execute(&mut *write.tx)
     .await?;
     Ok(id)
-}
-
-pub(crate) async fn rotate(write: &mut Write<'_>, old: &KeyName, new: &NewKey) -> Result<Rotation> {
-    let old = find(&mut *write.tx, old).await?;
-    if old.status != KeyStatus::Active as i32 {
-        let status = KeyStatus::try_from(old.status).unwrap_or_default();
-        return Err(Error::precondition(format!(
-            "only an active key can be rotated; key {} is {}",
-            old.kid,
-            status.as_str_name()
-        )));
-    }
-    sqlx::query("UPDATE kas_key SET status = $1, updated_at = $2 WHERE id = $3")
-        .bind(KeyStatus::Rotated as i64)
-        .bind(now())
-        .bind(old.id.clone())
-        .execute(&mut *write.tx)
-        .await?;
-    let id = insert(write, &old.kas_id, &NewKey { legacy: false, ..new.clone() }).await?;
-    let new = find(&mut *write.tx, &KeyName::Id(id)).await?;
-    if crate::base_key::current(&mut *write.tx).await?.is_some_and(|base| base.id == old.id) {
-        crate::base_key::set(write, &new).await?;
-    }
-    let moved = mappings::move_to(write, &old.id, &new.id).await?;
-    let old = find(&mut *write.tx, &KeyName::Id(old.id)).await?;
-    Ok(Rotation { new, old, moved })
 }

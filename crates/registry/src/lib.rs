@@ -20,6 +20,7 @@ mod mappings;
 mod material;
 mod model;
 mod providers;
+mod rotation;
 pub mod services;
 mod sort;
 mod source;
@@ -34,12 +35,13 @@ pub use error::{Error, Result};
 pub use files::{Declared, FileError, read_providers};
 pub use intents::Intent;
 pub use kas::{KasChange, NewKas};
-pub use keys::{KeyQuery, KeyState, NewKey, Rotation, UnsafeChange};
+pub use keys::{KeyQuery, KeyState, NewKey, UnsafeChange};
 pub use mappings::{Mapping, Moved, ObjectKind, PolicyObject};
 pub use model::{
     Kas, KasName, Key, KeyName, LabelChange, Labels, Listed, Page, PrivateKey, Provider,
 };
 pub use providers::{NewProvider, ProviderChange, ProviderName};
+pub use rotation::Rotation;
 pub use sort::Order;
 pub use source::RegistrySource;
 pub use uses::{Use, Uses};

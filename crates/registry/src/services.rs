@@ -5,9 +5,10 @@
 
 mod admin;
 mod gate;
-pub(crate) mod kas_registry;
+mod kas_registry;
 pub(crate) mod key_management;
 mod reconcile;
+pub(crate) mod requests;
 mod unsafe_keys;
 mod well_known;
 

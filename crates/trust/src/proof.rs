@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::{
-    Algorithm, Custody, Deadline, Error, KeyDetails, KeyFilter, KeyId, KeyMode, KeyService,
-    KeyStatus, Result,
+    Algorithm, Custody, Deadline, Designation, Error, KeyDetails, KeyFilter, KeyId, KeyMode,
+    KeyService, KeyStatus, Result,
 };
 
 /// Keys whose proof is remembered; one more, and all are proven again.
@@ -24,8 +24,8 @@ const FAILURE_AGE: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Proofs {
     known: Mutex<HashMap<Claim, Proof>>,
-    /// One proof at a time: it is work for the device that nobody paid for.
-    turn: tokio::sync::Mutex<()>,
+    /// One proof at a time and manager: it is work for the device that nobody paid for.
+    turns: Mutex<HashMap<Designation, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// All that a proof depends on; when any of it changes the proof is void.
@@ -103,6 +103,11 @@ impl Proofs {
         }
     }
 
+    fn turn(&self, manager: &Designation) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(manager.clone()).or_default())
+    }
+
     fn keep(&self, claim: Claim, proof: Proof) {
         let mut known = self.known();
         if known.len() >= MAX_PROOFS {
@@ -130,7 +135,8 @@ impl KeyService {
         if let Some(known) = proofs.find(&claim) {
             return known;
         }
-        let _turn = proofs.turn.lock().await;
+        let turn = proofs.turn(manager.designation());
+        let _turn = turn.lock().await;
         if let Some(known) = proofs.find(&claim) {
             return known;
         }
