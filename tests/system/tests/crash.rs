@@ -22,7 +22,8 @@ use cryptoki::{
     types::AuthPin,
 };
 use cryptoki_sys::{
-    CKA_CLASS, CKA_COEFFICIENT, CKA_EC_PARAMS, CKA_MODULUS, CKA_VALUE, CKO_PRIVATE_KEY,
+    CKA_CHECK_VALUE, CKA_CLASS, CKA_COEFFICIENT, CKA_EC_PARAMS, CKA_LOCAL, CKA_MODULUS, CKA_VALUE,
+    CKO_PRIVATE_KEY, CKO_SECRET_KEY,
 };
 use kasbah_proto::{
     kasbah::admin::v1::{Finding, finding::Kind},
@@ -455,7 +456,7 @@ async fn without_numbers(kid: &str, algorithm: i32) {
     rig.recorder.kill(MAKE, Moment::After(Duration::ZERO));
     let answer = rig.admin.generate(&rig.provider, kid, algorithm, KeyMode::Remote, "").await;
     rig.assert_killed(&answer.unwrap_err());
-    assert_eq!(empty_private_keys(rig.fixture.dir()), 1);
+    assert_eq!(empty_objects(rig.fixture.dir(), &without_private_numbers), 1);
     rig.restart();
     assert_eq!(rig.examine(kid, None).await, Window::GenerateHalf);
     let key = rig.generate(kid, algorithm, KeyMode::Remote, Blow::Answered).await;
@@ -473,15 +474,16 @@ async fn an_rsa_key_without_its_numbers_is_half_a_key() {
     without_numbers("r1", RSA_2048).await;
 }
 
-/// Empties the numbers of every private key below this directory of SoftHSM; how many keys.
-fn empty_private_keys(dir: &Path) -> usize {
+/// Empties objects below this directory of SoftHSM; how many. `empty` answers `None` for those that
+/// it leaves alone.
+fn empty_objects(dir: &Path, empty: &impl Fn(Vec<u8>) -> Option<Vec<u8>>) -> usize {
     let mut count = 0;
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            count += empty_private_keys(&path);
+            count += empty_objects(&path, empty);
         } else if path.extension().is_some_and(|extension| extension == "object")
-            && let Some(emptied) = without_private_numbers(fs::read(&path).unwrap())
+            && let Some(emptied) = empty(fs::read(&path).unwrap())
         {
             fs::write(&path, emptied).unwrap();
             count += 1;
@@ -490,17 +492,62 @@ fn empty_private_keys(dir: &Path) -> usize {
     count
 }
 
-/// The file of a private key in SoftHSM with its numbers emptied; `None` for other objects. Such a
+/// SoftHSM writes down that there is a wrapping key, too, before it writes the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrapping_keys_without_a_value_are_not_in_the_way() {
+    let mut rig = Rig::new().await;
+    let make = async |rig: &Rig, kid: &str| {
+        rig.admin.generate(&rig.provider, kid, EC_P256, KeyMode::ProviderRootKey, "").await
+    };
+    make(&rig, "w0").await.unwrap();
+    let setup = rig.server.take().unwrap().kill();
+    assert_eq!(
+        empty_objects(rig.fixture.dir(), &without_secret_value),
+        2,
+        "one wraps, one vouches"
+    );
+    rig.admin = rig.server.insert(setup.serve()).admin();
+    let key = make(&rig, "w1").await.unwrap();
+    rig.keys.insert("w1".to_owned(), pem_of(&key));
+    rig.assert_all_rewrap().await;
+    rig.restart();
+    rig.assert_all_rewrap().await;
+}
+
+/// The file of a secret key in SoftHSM as it is before the key is made: without a value and what is
+/// derived from it; `None` for other objects.
+fn without_secret_value(file: Vec<u8>) -> Option<Vec<u8>> {
+    let mut file = emptied(file, CKO_SECRET_KEY, &[CKA_VALUE, CKA_CHECK_VALUE])?;
+    let local = words(&[CKA_LOCAL, TRUTH]);
+    let at = file.windows(16).position(|window| window == local).unwrap();
+    file[at + 16] = 0;
+    Some(file)
+}
+
+/// The file of a private key in SoftHSM with its numbers emptied; `None` for other objects.
+fn without_private_numbers(file: Vec<u8>) -> Option<Vec<u8>> {
+    let numbers: Vec<_> =
+        [CKA_VALUE, CKA_EC_PARAMS].into_iter().chain(CKA_MODULUS..=CKA_COEFFICIENT).collect();
+    emptied(file, CKO_PRIVATE_KEY, &numbers)
+}
+
+/// Kinds of values in files of SoftHSM.
+const TRUTH: u64 = 1;
+const NUMBER: u64 = 2;
+const BYTES: u64 = 3;
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+/// The file of an object of this class with attributes emptied; `None` for other objects. Such a
 /// file has eight bytes for its generation, and attributes of type, kind, length and bytes.
-fn without_private_numbers(mut file: Vec<u8>) -> Option<Vec<u8>> {
-    const NUMBER: u64 = 2;
-    const BYTES: u64 = 3;
-    let be = |words: &[u64]| -> Vec<u8> { words.iter().flat_map(|n| n.to_be_bytes()).collect() };
-    if !file[8..].starts_with(&be(&[CKA_CLASS, NUMBER, CKO_PRIVATE_KEY])) {
+fn emptied(mut file: Vec<u8>, class: u64, attributes: &[u64]) -> Option<Vec<u8>> {
+    if !file[8..].starts_with(&words(&[CKA_CLASS, NUMBER, class])) {
         return None;
     }
-    for kind in [CKA_VALUE, CKA_EC_PARAMS].into_iter().chain(CKA_MODULUS..=CKA_COEFFICIENT) {
-        let start = be(&[kind, BYTES]);
+    for &kind in attributes {
+        let start = words(&[kind, BYTES]);
         if let Some(at) = file.windows(16).position(|window| window == start) {
             let value = at + 24;
             let length = u64::from_be_bytes(file[at + 16..value].try_into().unwrap());
