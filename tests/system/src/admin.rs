@@ -220,7 +220,7 @@ impl Admin {
     /// # Panics
     /// When it is refused.
     pub async fn states(&self) -> Vec<KeyState> {
-        let message = ListKeyStatesRequest { kas_id: String::new() };
+        let message = ListKeyStatesRequest::default();
         let states = self.admin().list_key_states(self.request(message)).await;
         states.expect("states").into_inner().keys
     }

@@ -14,6 +14,7 @@ use crate::{
     control::{
         find::KasName,
         json::Object,
+        page::PageArguments,
         refused::OrRefused,
         server::Server,
         table::{cell, time, yes},
@@ -46,12 +47,15 @@ impl ListArguments {
     /// Asks for the keys and prints them.
     pub(crate) async fn run(&self, server: &Server, output: Output) -> Result<(), Failure> {
         let kas_id = server.kas_id_or_own(self.kas.as_ref()).await?;
-        let mut states = server
-            .admin()
-            .list_key_states(ListKeyStatesRequest { kas_id })
-            .await
-            .or_refused("cannot list keys")?
-            .keys;
+        let mut states = PageArguments::default()
+            .collect(async |page| {
+                let request =
+                    ListKeyStatesRequest { kas_id: kas_id.clone(), pagination: Some(page) };
+                let answer = server.admin().list_key_states(request).await;
+                let answer = answer.or_refused("cannot list keys")?;
+                Ok((answer.keys, answer.pagination))
+            })
+            .await?;
         states.retain(|state| self.wants(key(state)));
         let unused_since = self.unused_since(SystemTime::now());
         let json: Value = Object::default().list("keys", &states).into();

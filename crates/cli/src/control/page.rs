@@ -7,7 +7,7 @@ use crate::exit::Failure;
 const PAGE_SIZE: i32 = 300;
 
 /// Which part of a list.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct PageArguments {
     /// At most this many; everything there is without it
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]

@@ -15,12 +15,14 @@ use kasbah_proto::{
 use kasbah_trust::{Custody, Deadline, Error as Trust, Health, KeyMode as Mode};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{ControlPlane, PROBE_TIMEOUT};
+use super::{ControlPlane, PROBE_TIMEOUT, page};
 use crate::{
-    Intent, Kas, KasName, Key, KeyState, NewKey, PrivateKey, Provider, ProviderName, Use,
+    Intent, Kas, KasName, Key, KeyQuery, KeyState, Listed, NewKey, Order, Page, PrivateKey,
+    Provider, ProviderName, Use,
     audit::{Action, Actor},
     convert::{self, key_message, provider_message},
     error::{Error, Result},
+    keys::KEY_ORDERS,
     model::new_id,
     validate::Check,
 };
@@ -69,13 +71,15 @@ impl AdminService for Admin {
         request: Request<ListKeyStatesRequest>,
     ) -> Result<Response<ListKeyStatesResponse>, Status> {
         self.0.gate.admin(&request).await?;
-        let kas_id = request.into_inner().kas_id;
+        let ListKeyStatesRequest { kas_id, pagination } = request.into_inner();
         let mut check = Check::default();
         check.uuid_if_set("kas_id", &kas_id);
         check.done()?;
-        let states = self.0.states(kas_id).await;
-        let keys = states.map_err(|error| error.status("resource list retrieval failed"))?;
-        Ok(Response::new(ListKeyStatesResponse { keys }))
+        let failed = |error: Error| error.status("resource list retrieval failed");
+        let page = page(pagination).map_err(failed)?;
+        let listed = self.0.states(kas_id, page).await.map_err(failed)?;
+        let pagination = Some(listed.response());
+        Ok(Response::new(ListKeyStatesResponse { keys: listed.items, pagination }))
     }
 
     async fn set_key_state(
@@ -237,15 +241,20 @@ impl ControlPlane {
         Ok(kas)
     }
 
-    async fn states(&self, kas_id: String) -> Result<Vec<State>> {
-        let uri = match kas_id.as_str() {
-            "" => self.kas_uri.clone(),
-            _ => self.registry.kas(&KasName::Id(kas_id)).await?.uri,
+    async fn states(&self, kas_id: String, page: Page) -> Result<Listed<State>> {
+        let is_own = kas_id.is_empty();
+        let kas = if is_own { KasName::Uri(self.kas_uri.clone()) } else { KasName::Id(kas_id) };
+        let query = KeyQuery { kas: Some(kas), ..KeyQuery::default() };
+        let order = Order::new(&KEY_ORDERS, 0, 0);
+        let listed = match self.registry.list_keys(&query, order, page).await {
+            // Nobody has registered this node yet.
+            Err(Error::NotFound) if is_own => Listed { items: Vec::new(), total: 0, page },
+            other => other?,
         };
         let base = self.registry.base_key().await?.map(|key| key.id);
         let uses = self.registry.uses().await?;
         let mut states = Vec::new();
-        for key in self.registry.keys_of(&uri).await? {
+        for key in listed.items {
             let Use { count, last } = uses.get(&key.id).copied().unwrap_or_default();
             let (state, custody) = self.state(&key).await?;
             states.push(State {
@@ -257,7 +266,7 @@ impl ControlPlane {
                 kas_key: Some(key_message(key)),
             });
         }
-        Ok(states)
+        Ok(Listed { items: states, total: listed.total, page })
     }
 
     async fn state(&self, key: &Key) -> Result<(String, Option<CustodyMessage>)> {

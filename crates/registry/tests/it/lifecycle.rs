@@ -6,7 +6,7 @@ use kasbah_proto::{
         set_key_state_request::Target,
     },
     policy::{
-        KasKey, KeyMode, KeyStatus, SimpleKasKey,
+        KasKey, KeyMode, KeyStatus, PageRequest, SimpleKasKey,
         kasregistry::{
             GetBaseKeyRequest, GetKeyAccessServerRequest, ListKeyMappingsRequest, RotateKeyRequest,
             RotateKeyResponse, SetBaseKeyRequest, SetBaseKeyResponse,
@@ -417,6 +417,11 @@ async fn uses_are_added_up(store: Store) {
     let used: Vec<_> = states.iter().map(|s| (s.uses, s.last_used.is_some(), &*s.state)).collect();
     assert_eq!(used, [(0, false, "ready"), (4, true, "ready")]);
     assert_eq!(states[0].custody.as_ref().unwrap().level, "transient");
+    let pagination = Some(PageRequest { limit: 1, offset: 1 });
+    let message = ListKeyStatesRequest { pagination, ..Default::default() };
+    let page = plane.admin().list_key_states(admin(message)).await.unwrap().into_inner();
+    assert_eq!(page.keys, states[1..], "a page of them");
+    assert_eq!(page.pagination.unwrap().total, 2);
 }
 
 async fn root_keys_are_rotated(store: Store) {
