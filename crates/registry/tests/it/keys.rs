@@ -14,6 +14,7 @@ use kasbah_proto::{
         },
     },
 };
+use kasbah_registry::KeyState;
 use tonic::{Code, Status};
 
 use crate::harness::{
@@ -219,6 +220,12 @@ async fn a_list_is_filtered_sorted_and_paged(store: Store) {
         assert_eq!(found.0, kids, "{what}");
     }
     let keys = list(all.clone()).await.unwrap().2;
+    // By word: ACTIVE, COMPROMISED, DISABLED, ROTATED; and by the last change.
+    let c3 = id_of(&keys[1]);
+    plane.registry.set_key_state(&c3, KeyState::Disabled).await.unwrap();
+    assert!(list(sorted(4, 2)).await.unwrap().0.starts_with("c3 "));
+    assert!(list(sorted(4, 1)).await.unwrap().0.ends_with(" c3"));
+    assert!(list(sorted(3, 2)).await.unwrap().0.starts_with("c3 "));
     let provider = keys[2].key.as_ref().unwrap().provider_config.as_ref().unwrap();
     assert_eq!(provider.manager, "opentdf.io/hsm", "or it would be routed to the default");
     let page = |limit, offset| ListKeysRequest {

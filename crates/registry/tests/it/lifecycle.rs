@@ -114,6 +114,15 @@ async fn a_rotation_moves_everything(store: Store) {
     let key = KeyName::Id(old_id.clone());
     plane.registry.map_key(ObjectKind::Value, &object("w"), &key).await.unwrap_err();
     delete(&plane, &old).await.unwrap();
+
+    let again = KeyName::Id(id_of(&new));
+    let twice = plane.registry.map_key(ObjectKind::Value, &object("v"), &again).await;
+    assert!(matches!(twice, Err(kasbah_registry::Error::Exists)), "{twice:?}");
+    let other = plane.local_key(&kas, "other").await;
+    set_base(&plane, &id_of(&other)).await.unwrap();
+    delete(&plane, &new).await.unwrap();
+    let left = plane.kas().list_key_mappings(admin(ListKeyMappingsRequest::default())).await;
+    assert_eq!(left.unwrap().into_inner().key_mappings, [], "a key takes its mappings along");
 }
 
 async fn a_rotation_that_cannot_be_changes_nothing(store: Store) {
