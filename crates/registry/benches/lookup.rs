@@ -24,6 +24,7 @@ use kasbah_trust::{
     Deadline, KeyDetails, KeyId, KeyIndex, KeyManagers, KeyService, Recipient, RewrapRequest,
     UnknownManager, WrappedDek,
 };
+use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -71,8 +72,13 @@ async fn filled(url: &str, count: usize) -> Registry {
          FROM kas_key, n WHERE kid = 'k0'",
         count - 1
     );
-    registry.database().execute_raw(&copy).await.unwrap();
+    execute(url, copy).await;
     registry
+}
+
+async fn execute(url: &str, sql: String) {
+    let mut connection = AnyConnection::connect(url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
 }
 
 fn kids(count: usize) -> impl FnMut() -> KeyId {
@@ -107,7 +113,7 @@ fn lookup(criterion: &mut Criterion) {
         from_database(&mut group, &runtime, "sqlite", count, &registry);
         let postgres = Postgres::start();
         let registry = runtime.block_on(filled(&postgres.url(), count));
-        runtime.block_on(registry.database().execute_raw("ANALYZE")).unwrap();
+        runtime.block_on(execute(&postgres.url(), "ANALYZE".to_owned()));
         from_database(&mut group, &runtime, "postgres", count, &registry);
     }
     group.finish();

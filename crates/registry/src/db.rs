@@ -149,22 +149,6 @@ impl Database {
         })
     }
 
-    /// Applies `sql` as a migration after all others, for a test of what happens when one fails.
-    #[doc(hidden)]
-    pub async fn migrate_with(&self, sql: &'static str) -> Result<()> {
-        let mut migrations = self.migrations();
-        let version = migrations.last().map_or(1, |last| last.version + 1);
-        migrations.push(migration(version, "extra", sql));
-        self.apply(migrations).await
-    }
-
-    /// Runs a statement, for a test of what somebody with access to the database can do.
-    #[doc(hidden)]
-    pub async fn execute_raw(&self, sql: &str) -> Result<()> {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&self.pool).await?;
-        Ok(())
-    }
-
     fn migrations(&self) -> Vec<Migration> {
         let own = |sqlite, postgres| if self.kind == Kind::Sqlite { sqlite } else { postgres };
         MIGRATIONS.iter().map(|(v, name, s, p)| migration(*v, name, own(*s, *p))).collect()
@@ -307,4 +291,51 @@ fn make_private(url: &str) -> Result<()> {
 fn migration(version: i64, name: &'static str, sql: &'static str) -> Migration {
     let sql = sqlx::SqlStr::from_static(sql);
     Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use kasbah_testkit::postgres::Postgres;
+
+    use super::*;
+
+    impl Database {
+        /// Applies `sql` as a migration after all others.
+        async fn migrate_with(&self, sql: &'static str) -> Result<()> {
+            let mut migrations = self.migrations();
+            let version = migrations.last().map_or(1, |last| last.version + 1);
+            migrations.push(migration(version, "extra", sql));
+            self.apply(migrations).await
+        }
+    }
+
+    async fn a_migration_that_fails_is_undone(url: &str) {
+        let database = Database::open(url).await.unwrap();
+        database.migrate().await.unwrap();
+        let before = database.revision().await.unwrap();
+        let broken = "CREATE TABLE extra (id TEXT); INSERT INTO nowhere VALUES (1);";
+        let error = database.migrate_with(broken).await.unwrap_err();
+        assert!(matches!(&error, Error::Schema(text) if text.contains("was undone")), "{error}");
+        // The old schema works, and is not locked.
+        assert!(database.migration_status().await.unwrap().iter().all(|known| known.applied));
+        let write = database.write().await.unwrap();
+        assert_eq!(write.commit().await.unwrap(), before + 1);
+        database.migrate().await.unwrap();
+        // What failed can be mended and applied; then an older version sees that it is older.
+        database.migrate_with("CREATE TABLE extra (id TEXT);").await.unwrap();
+        let error = database.migrate().await.unwrap_err();
+        assert!(error.to_string().contains("does not know"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_migration_that_fails_on_sqlite_is_undone() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("registry.db").display());
+        a_migration_that_fails_is_undone(&url).await;
+    }
+
+    #[tokio::test]
+    async fn a_migration_that_fails_on_postgres_is_undone() {
+        a_migration_that_fails_is_undone(&Postgres::start().url()).await;
+    }
 }

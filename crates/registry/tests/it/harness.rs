@@ -28,6 +28,7 @@ use kasbah_registry::{
 use kasbah_testkit::postgres::Postgres;
 use kasbah_trust::{KeyManagers, KeyService, UnknownManager};
 use prost::Message;
+use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::{
@@ -79,7 +80,7 @@ pub(crate) struct Plane {
     pub(crate) index: Arc<CachedIndex>,
     pub(crate) audit: Arc<MemoryPolicyAudit>,
     channel: Channel,
-    _store: Store,
+    store: Store,
 }
 
 /// Allows any settings but the word `forbidden`.
@@ -141,7 +142,13 @@ impl Plane {
             server.serve_with_incoming_shutdown(incoming, pending()).await.unwrap();
         });
         let channel = Channel::from_shared(url).unwrap().connect_lazy();
-        Self { registry, index, audit, channel, _store: store }
+        Self { registry, index, audit, channel, store }
+    }
+
+    /// Changes the database as somebody does who may write it.
+    pub(crate) async fn meddle(&self, sql: String) {
+        let mut connection = AnyConnection::connect(&self.store.url()).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
     }
 
     pub(crate) fn kas(&self) -> KeyAccessServerRegistryServiceClient<Channel> {

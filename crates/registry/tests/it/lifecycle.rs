@@ -259,12 +259,8 @@ async fn a_swapped_public_key_is_not_told(store: Store) {
     let thief = public_only(&kas, "x").public_key_ctx.unwrap().pem;
     let thief = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, thief).unwrap();
     let thief = String::from_utf8(thief).unwrap();
-    plane
-        .registry
-        .database()
-        .execute_raw(&format!("UPDATE kas_key SET public_pem = '{thief}' WHERE kid = 'k1'"))
-        .await
-        .unwrap();
+    let swap = format!("UPDATE kas_key SET public_pem = '{thief}' WHERE kid = 'k1'");
+    plane.meddle(swap).await;
     assert_eq!(base(&plane).await, None, "a client would wrap for the thief");
     let states = plane.admin().list_key_states(admin(ListKeyStatesRequest::default())).await;
     let states = states.unwrap().into_inner().keys;
