@@ -33,7 +33,7 @@ const CLIENT: &str = "kasbah";
 const SECRET: &str = "correct-horse-battery-staple";
 /// How long an answer counts, and how long an old one does while the platform is away.
 const TTL: Duration = Duration::from_secs(1);
-const STALE_LIMIT: Duration = Duration::from_secs(3);
+const STALE_LIMIT: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A double of the token endpoint of an identity provider: it knows one client and has one token.
@@ -231,7 +231,8 @@ async fn known_keys_outlive_the_platform_for_a_while() {
     let setup = on_platform.kill();
     let rewrap = async |key: &KasKey| kas.try_key(&client, kid_of(key), &pem_of(key)).await;
     assert_unavailable(&rewrap(&unknown).await.unwrap_err());
-    while stopped.elapsed() + Duration::from_millis(500) < STALE_LIMIT {
+    // Each may wait half a second for the platform before it takes what it knows.
+    while stopped.elapsed() + Duration::from_millis(1500) < STALE_LIMIT {
         assert_eq!(rewrap(&known).await.unwrap(), "sealed");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -241,7 +242,7 @@ async fn known_keys_outlive_the_platform_for_a_while() {
     })
     .await;
     assert_unavailable(&refusal);
-    assert!(stopped.elapsed() < STALE_LIMIT + Duration::from_secs(1), "{:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < STALE_LIMIT + Duration::from_secs(3), "{:?}", stopped.elapsed());
 
     let _on_platform = setup.serve();
     for key in [&known, &unknown] {
