@@ -94,6 +94,8 @@ async fn the_whole_life(database: &str) {
     assert_eq!((&*kid, &pem), ("g2", &pem_of(&g2)), "new TDFs use the new key");
     assert_eq!(opens(&kas, "g2", &pem).await.unwrap(), "sealed");
     assert!(admin.reconcile(false).await.is_empty());
+    let again = admin.generate(&provider, "g2", RSA_2048, KeyMode::Remote, "").await.unwrap_err();
+    assert_eq!(again.code(), Code::AlreadyExists);
 
     let in_use = delete_provider(&admin, &provider).await.unwrap_err();
     assert_eq!(

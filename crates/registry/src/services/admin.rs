@@ -17,8 +17,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{ControlPlane, PROBE_TIMEOUT, page};
 use crate::{
-    Intent, Kas, KasName, Key, KeyQuery, KeyState, Listed, NewKey, Order, Page, PrivateKey,
-    Provider, ProviderName, Use,
+    Intent, Kas, KasName, Key, KeyName, KeyQuery, KeyState, Listed, NewKey, Order, Page,
+    PrivateKey, Provider, ProviderName, Use,
     audit::{Action, Actor},
     convert::{self, key_message, provider_message},
     error::{Error, Result},
@@ -180,6 +180,12 @@ impl ControlPlane {
         // What is there now was not made for this intent, whatever happens later.
         let deadline = Deadline::after(GENERATE_TIMEOUT);
         let kid = intent.kid.as_str().into();
+        let name = KeyName::InKas(KasName::Id(intent.kas_id.clone()), intent.kid.clone());
+        match self.registry.key(&name).await {
+            Err(Error::NotFound) => {}
+            Ok(_) => return Err(Error::Exists),
+            Err(error) => return Err(error),
+        }
         if store.holds(&kid, deadline).await.map_err(of_device)? {
             return Err(Error::precondition(format!(
                 "the device holds a key named {} that is not registered; see `kasbah keys \
