@@ -25,6 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 use tonic::{Status, metadata::MetadataMap, service::Routes};
+use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, RegistrySettings},
@@ -221,7 +222,7 @@ pub(crate) async fn open_registry(
 /// Connects to the database of a registry.
 pub(crate) async fn open(settings: &RegistrySettings) -> Result<Database, Failure> {
     let url = match &settings.password {
-        None => settings.database.clone(),
+        None => Zeroizing::new(settings.database.clone()),
         Some((name, source)) => {
             let password = source.read().with_context(|| format!("secrets.{name}"));
             let password = password.or_exit(Exit::Usage)?;
@@ -240,13 +241,20 @@ pub(crate) async fn open(settings: &RegistrySettings) -> Result<Database, Failur
 }
 
 /// Puts a password behind the user of a URL.
-fn with_password(url: &str, password: &str) -> String {
-    let digits = hex::encode(password);
-    let bytes: Vec<_> = (0..digits.len()).step_by(2).map(|at| &digits[at..at + 2]).collect();
-    match url.split_once('@') {
-        Some((user, rest)) => format!("{user}:%{}@{rest}", bytes.join("%")),
-        None => url.to_owned(),
+fn with_password(url: &str, password: &str) -> Zeroizing<String> {
+    let Some((user, rest)) = url.split_once('@') else { return Zeroizing::new(url.to_owned()) };
+    let digits = Zeroizing::new(hex::encode(password));
+    // As long as it gets, so that no shorter copy is left behind.
+    let mut whole = Zeroizing::new(String::with_capacity(url.len() + 2 * digits.len() + 1));
+    whole.push_str(user);
+    whole.push(':');
+    for at in (0..digits.len()).step_by(2) {
+        whole.push('%');
+        whole.push_str(&digits[at..at + 2]);
     }
+    whole.push('@');
+    whole.push_str(rest);
+    whole
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use kasbah_trust::CustodyPolicy;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// Worker threads, and so sessions, of a manager. More than cores gains nothing on a software
 /// token.
@@ -56,7 +57,8 @@ pub struct ConfigError(pub(crate) String);
 struct Raw {
     module: String,
     token: String,
-    pin: String,
+    /// Whatever it is, so that the parser does not repeat it in an error.
+    pin: Value,
     slot: Option<u64>,
     custody: Option<String>,
     workers: Option<usize>,
@@ -81,13 +83,21 @@ impl FromStr for Settings {
         Ok(Self {
             module: named("module", raw.module)?,
             token: named("token", raw.token)?,
-            pin: named("pin", raw.pin)?,
+            pin: name_of_pin(raw.pin)?,
             slot: raw.slot,
             custody,
             workers: bounded("workers", raw.workers, DEFAULT_WORKERS, MAX_WORKERS)?,
             queue: bounded("queue", raw.queue, DEFAULT_QUEUE, MAX_QUEUE)?,
             open_keys: bounded("open_keys", raw.open_keys, DEFAULT_OPEN_KEYS, MAX_OPEN_KEYS)?,
         })
+    }
+}
+
+/// What was given is not repeated: people put PINs there.
+fn name_of_pin(pin: Value) -> Result<String, ConfigError> {
+    match pin {
+        Value::String(name) => named("pin", name),
+        _ => Err(ConfigError("pin must be the name of an entry of `secrets`".into())),
     }
 }
 
@@ -135,6 +145,16 @@ mod tests {
         assert_eq!(settings.custody, CustodyPolicy::PreferSealed);
         assert_eq!((settings.workers, settings.queue, settings.slot), (4, 8, Some(3)));
         assert_eq!(settings.open_keys, 9);
+    }
+
+    #[test]
+    fn what_stands_for_a_pin_is_not_repeated() {
+        for pin in ["87654321", "[87654321]", r#"{"pin":87654321}"#, "true", "null"] {
+            let json = LEAST.replace("\"pin1\"", pin);
+            assert_ne!(json, LEAST);
+            let text = json.parse::<Settings>().unwrap_err().to_string();
+            assert_eq!(text, "pin must be the name of an entry of `secrets`");
+        }
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //! read in a write can change before it ends. Writes are rare; reads take no lock.
 
 use std::{
-    fs::OpenOptions, io::ErrorKind, os::unix::fs::OpenOptionsExt, path::Path, str::FromStr,
+    fmt, fs::OpenOptions, io::ErrorKind, os::unix::fs::OpenOptionsExt, path::Path, str::FromStr,
     sync::Once, time::Duration,
 };
 
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
     Any, AnyPool, Connection, Executor, Transaction,
     any::{AnyConnectOptions, AnyPoolOptions},
@@ -45,11 +46,12 @@ pub enum Kind {
 }
 
 /// A pool of connections.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Database {
     pool: AnyPool,
     kind: Kind,
-    url: String,
+    /// May hold a password.
+    url: SecretString,
     /// The revision that was last written or heard of here.
     changes: watch::Sender<u64>,
 }
@@ -102,7 +104,7 @@ impl Database {
             })
             .connect_with(options)
             .await?;
-        Ok(Self { pool, kind, url: address, changes: watch::Sender::new(0) })
+        Ok(Self { pool, kind, url: address.into(), changes: watch::Sender::new(0) })
     }
 
     /// Which database it is.
@@ -210,7 +212,7 @@ impl Database {
     }
 
     async fn listen_once(&self) -> Result<()> {
-        let mut listener = PgListener::connect(&self.url).await?;
+        let mut listener = PgListener::connect(self.url.expose_secret()).await?;
         listener.listen(CHANNEL).await?;
         loop {
             let notification = listener.recv().await?;
@@ -237,6 +239,12 @@ impl Database {
     /// Ends all connections.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 

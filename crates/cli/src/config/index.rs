@@ -163,7 +163,8 @@ fn database(path: &str, url: String, files: &Files, findings: &mut Findings) -> 
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let authority = url.split("//").nth(1).unwrap_or_default();
         let user = authority.split('@').next().filter(|_| authority.contains('@'));
-        if user.is_some_and(|user| user.contains(':')) {
+        let in_query = authority.split_once('?').is_some_and(|(_, q)| q.contains("password"));
+        if in_query || user.is_some_and(|user| user.contains(':')) {
             return findings.problem(
                 path,
                 "holds a password; take it out and name an entry of `secrets` in \
@@ -290,4 +291,34 @@ pub(super) fn root_keys(
         }
     }
     root_keys
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_database_has_no_password_in_its_url() {
+        let files = Files::beside(Path::new("/etc/kasbah/kasbah.yaml")).unwrap();
+        for (url, expected) in [
+            ("sqlite:registry.db", Ok("sqlite:/etc/kasbah/registry.db")),
+            ("sqlite:/var/lib/r.db", Ok("sqlite:/var/lib/r.db")),
+            ("postgres://kasbah@db:5432/kasbah", Ok("postgres://kasbah@db:5432/kasbah")),
+            ("postgres://db/kasbah?sslmode=require", Ok("postgres://db/kasbah?sslmode=require")),
+            ("postgres://kasbah:hunter2@db/kasbah", Err("holds a password")),
+            ("postgres://kasbah@db/kasbah?password=hunter2", Err("holds a password")),
+            ("postgresql://db/kasbah?user=x&password=hunter2", Err("holds a password")),
+            ("mysql://db/kasbah", Err("expected `sqlite:FILE`")),
+            ("sqlite:", Err("expected `sqlite:FILE`")),
+        ] {
+            let mut findings = Findings::default();
+            let found = database("registry.database", url.to_owned(), &files, &mut findings);
+            assert_eq!(found.as_deref(), expected.ok(), "{url}");
+            let told = findings.problems.iter().map(ToString::to_string).collect::<String>();
+            assert!(told.contains(expected.err().unwrap_or_default()), "{url}: {told}");
+            assert!(!told.contains("hunter2"), "{told}");
+        }
+    }
 }

@@ -108,6 +108,10 @@ impl Callers for HeaderIsSubject {
 pub(crate) async fn registry(store: &Store) -> Registry {
     let database = store.open().await;
     database.migrate().await.unwrap();
+    over(database)
+}
+
+pub(crate) fn over(database: Database) -> Registry {
     Registry::new(database, Arc::new(AnySettings))
 }
 

@@ -36,6 +36,19 @@ async fn a_file_is_copied_while_it_is_in_use() {
 }
 
 #[tokio::test]
+async fn a_password_is_not_printed() {
+    let postgres = kasbah_testkit::postgres::Postgres::start();
+    let url = postgres.url().replace("kasbah@", "kasbah:hunter2@");
+    let store = Database::open(&url).await.unwrap();
+    store.migrate().await.unwrap();
+    let printed = format!("{store:?} {:?}", crate::harness::over(store.clone()));
+    assert!(!printed.contains("hunter2"), "{printed}");
+    let nobody = Database::open("postgres://kasbah:hunter2@127.0.0.1:1/kasbah").await;
+    let error = nobody.unwrap_err();
+    assert!(!format!("{error:?} {error}").contains("hunter2"), "{error:?}");
+}
+
+#[tokio::test]
 async fn urls_that_cannot_be_are_refused() {
     for url in ["", "sqlite:", "mysql://x", "kasbah.db", "postgres"] {
         let error = Database::open(url).await.unwrap_err();
