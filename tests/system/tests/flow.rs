@@ -6,6 +6,11 @@ use std::{fs, process::Output};
 
 use kasbah_basic::wrap_private_key;
 use kasbah_crypto::{Algorithm, Curve, PrivateKeyParts, envelope::RootKey};
+use kasbah_pkcs11::{
+    module::Module,
+    provision,
+    token::{PinSource, Token},
+};
 use kasbah_proto::{
     kasbah::admin::v1::{ListProviderHealthRequest, WrapKeysAgainRequest, finding::Kind},
     policy::{
@@ -22,6 +27,7 @@ use kasbah_testkit::{
     postgres::Postgres,
     tokens::{Kryoptic, SoftHsm, TestToken},
 };
+use kasbah_trust::SecretSource;
 use serde_json::json;
 use tonic::{Code, Status};
 
@@ -219,6 +225,29 @@ async fn a_swapped_public_key_is_not_handed_out() {
     // A second, honest key is handed out beside it.
     admin.generate(&provider, "g2", RSA_2048, KeyMode::Remote, "").await.unwrap();
     assert_eq!(admin.public_key("rsa:2048").await.unwrap().0, "g2");
+}
+
+#[tokio::test]
+async fn a_key_of_somebody_else_in_the_token_stays_theirs() {
+    let fixture = SoftHsm::fresh();
+    let (_server, admin, settings) = start(&fixture, "sqlite:registry.db");
+    admin.create_kas().await;
+    let provider = admin.create_provider("main", HSM, &settings).await.unwrap();
+    let module = Module::load("module", fixture.module_path()).unwrap();
+    let pin = PinSource { name: "pin".into(), source: SecretSource::File(fixture.pin_file()) };
+    let token = Token::open(&module, fixture.label(), None, pin).unwrap();
+    let theirs = provision::generate(&token, "g1", Algorithm::Rsa2048).unwrap();
+    let refused = admin.generate(&provider, "g1", RSA_2048, KeyMode::Remote, "").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("not registered"), "{}", refused.message());
+    for repair in [false, true] {
+        let findings = admin.reconcile(repair).await;
+        let [found] = &findings[..] else { panic!("{findings:?}") };
+        assert_eq!((found.kind, &*found.kid), (Kind::NotRegistered as i32, "g1"));
+        assert!(!found.repaired);
+    }
+    let still = provision::list(&token).unwrap().remove(0);
+    assert_eq!(still.public_key, theirs.public_key);
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ pub(crate) struct Plane {
     pub(crate) index: Arc<CachedIndex>,
     pub(crate) audit: Arc<MemoryPolicyAudit>,
     channel: Channel,
-    store: Store,
+    pub(crate) store: Store,
 }
 
 /// Allows any settings but the word `forbidden`.

@@ -19,13 +19,13 @@ use kasbah_proto::{
     },
     wellknownconfiguration::GetWellKnownConfigurationRequest,
 };
-use kasbah_registry::{KeyName, ObjectKind, PolicyObject, Uses};
+use kasbah_registry::{Error, Intent, KeyName, ObjectKind, PolicyObject, PrivateKey, Uses};
 use prost_types::{Struct, value::Kind};
 use tonic::{Code, Status};
 
 use crate::harness::{
-    KAS_URI, NOBODY, Plane, Store, admin, id_of, local, on_both, public_only, refused, remote,
-    request, status_of,
+    KAS_URI, NOBODY, Plane, Store, admin, id_of, local, on_both, over, public_only, refused,
+    remote, request, status_of,
 };
 
 fn new_key(of: kasbah_proto::policy::kasregistry::CreateKeyRequest) -> NewKey {
@@ -117,7 +117,7 @@ async fn a_rotation_moves_everything(store: Store) {
 
     let again = KeyName::Id(id_of(&new));
     let twice = plane.registry.map_key(ObjectKind::Value, &object("v"), &again).await;
-    assert!(matches!(twice, Err(kasbah_registry::Error::Exists)), "{twice:?}");
+    assert!(matches!(twice, Err(Error::Exists)), "{twice:?}");
     let other = plane.local_key(&kas, "other").await;
     set_base(&plane, &id_of(&other)).await.unwrap();
     delete(&plane, &new).await.unwrap();
@@ -495,7 +495,64 @@ async fn changes_are_audited_without_secrets(store: Store) {
     }
 }
 
+async fn uses_that_cannot_be_written_are_kept(store: Store) {
+    let plane = Plane::start(store).await;
+    let kas = plane.own_kas().await;
+    let id = id_of(&plane.local_key(&kas, "k1").await);
+    let uses = Uses::default();
+    uses.count("k1");
+    plane.registry.database().close().await;
+    plane.registry.write_uses(KAS_URI, &uses).await.unwrap_err();
+    uses.count("k1");
+    let again = over(plane.store.open().await);
+    again.write_uses(KAS_URI, &uses).await.unwrap();
+    assert_eq!(again.uses().await.unwrap()[&id].count, 2);
+}
+
+async fn a_key_that_changed_meanwhile_is_not_overwritten(store: Store) {
+    let plane = Plane::start(store).await;
+    let kas = plane.own_kas().await;
+    plane.local_key(&kas, "k1").await;
+    let stale = plane.registry.keys_of(KAS_URI).await.unwrap().remove(0);
+    let new = |key_id: &str| PrivateKey { key_id: key_id.into(), wrapped_key: Some("AAAA".into()) };
+    plane.registry.replace_private_key(&stale, &new("one")).await.unwrap();
+    let late = plane.registry.replace_private_key(&stale, &new("two")).await;
+    assert!(matches!(late, Err(Error::Precondition(_))), "{late:?}");
+    let now = plane.registry.keys_of(KAS_URI).await.unwrap().remove(0);
+    assert_eq!(now.private_key, Some(new("one")));
+}
+
+/// A creation that nobody here works on may be another node's, where there are other nodes.
+async fn what_another_node_may_be_making_is_left_alone(store: Store) {
+    let is_shared = matches!(&store, Store::Postgres(_));
+    let plane = Plane::start(store).await;
+    let (kas_id, provider_id) = (plane.own_kas().await, plane.hsm("main").await);
+    let intent = Intent {
+        id: "5e8f0d3a-0000-4000-8000-000000000001".into(),
+        kas_id,
+        kid: "k1".into(),
+        algorithm: 1,
+        mode: 3,
+        provider_id,
+        legacy: false,
+        labels: kasbah_registry::Labels::default(),
+        rotates: None,
+        created_at: 0,
+    };
+    let begun = plane.registry.begin_key(intent.clone()).await.unwrap();
+    let twice = plane.registry.begin_key(Intent { id: NOBODY.into(), ..intent }).await;
+    assert!(matches!(twice, Err(Error::Exists)), "{twice:?}");
+    let found = async |ours: bool| plane.registry.interrupted_keys(|_| ours).await.unwrap().len();
+    assert_eq!(found(true).await, 0);
+    assert_eq!(found(false).await, usize::from(!is_shared));
+    plane.meddle("UPDATE key_intent SET created_at = created_at - 120000001".into()).await;
+    assert_eq!(plane.registry.interrupted_keys(|_| false).await.unwrap()[0].id, begun.id);
+}
+
 on_both!(
+    uses_that_cannot_be_written_are_kept,
+    a_key_that_changed_meanwhile_is_not_overwritten,
+    what_another_node_may_be_making_is_left_alone,
     changes_are_audited_without_secrets,
     a_rotation_moves_everything,
     a_rotation_that_cannot_be_changes_nothing,
