@@ -76,6 +76,14 @@ async fn what_is_registered_comes_back(store: Store) {
     assert_eq!(refused(read).0, Code::PermissionDenied, "wrapped keys are not for everybody");
 }
 
+async fn lengths_are_in_characters(store: Store) {
+    let plane = Plane::start(store).await;
+    let kas = plane.own_kas().await;
+    let kid = "\u{e4}".repeat(36);
+    let made = create(&plane, local(&kas, &kid)).await.unwrap();
+    assert_eq!(made.key.unwrap().key_id, kid);
+}
+
 async fn names_are_taken_once(store: Store) {
     let plane = Plane::start(store).await;
     let (kas, other) = (plane.own_kas().await, plane.new_kas("https://other", "other").await);
@@ -294,6 +302,7 @@ async fn labels_of_two_at_once_are_both_kept(store: Store) {
 }
 
 on_both!(
+    lengths_are_in_characters,
     what_is_registered_comes_back,
     names_are_taken_once,
     what_it_refers_to_must_be_there,

@@ -176,6 +176,39 @@ async fn the_legacy_flag_stays_with_the_old_key(store: Store) {
     assert!(rotated.rotated_resources.unwrap().rotated_out_key.unwrap().key.unwrap().legacy);
 }
 
+async fn a_key_that_takes_over_is_never_legacy(store: Store) {
+    let plane = Plane::start(store).await;
+    let (kas, provider) = (plane.own_kas().await, plane.hsm("main").await);
+    let old = plane.local_key(&kas, "old").await;
+    let made = remote(&kas, "new", &provider);
+    let intent = Intent {
+        id: "5e8f0d3a-0000-4000-8000-000000000001".into(),
+        kas_id: kas,
+        kid: "new".into(),
+        algorithm: 3,
+        mode: 3,
+        provider_id: provider,
+        legacy: true,
+        labels: kasbah_registry::Labels::default(),
+        rotates: Some(id_of(&old)),
+        created_at: 0,
+    };
+    let intent = plane.registry.begin_key(intent).await.unwrap();
+    let new = kasbah_registry::NewKey {
+        kid: "new".into(),
+        algorithm: 3,
+        mode: 3,
+        public_pem: made.public_key_ctx.unwrap().pem,
+        legacy: true,
+        ..Default::default()
+    };
+    let key = plane.registry.finish_key(&intent, &new).await.unwrap();
+    assert!(!key.legacy);
+    assert_eq!(status_of(&plane.key(&id_of(&old)).await.unwrap()), KeyStatus::Rotated as i32);
+    let again = plane.registry.finish_key(&intent, &new).await;
+    assert!(matches!(again, Err(Error::NotFound)), "the intent is struck out: {again:?}");
+}
+
 async fn the_base_key_is_one_that_is_proven(store: Store) {
     let plane = Plane::start(store).await;
     let (kas, other) = (plane.own_kas().await, plane.new_kas("https://other", "").await);
@@ -540,8 +573,12 @@ async fn what_another_node_may_be_making_is_left_alone(store: Store) {
         created_at: 0,
     };
     let begun = plane.registry.begin_key(intent.clone()).await.unwrap();
-    let twice = plane.registry.begin_key(Intent { id: NOBODY.into(), ..intent }).await;
-    assert!(matches!(twice, Err(Error::Exists)), "{twice:?}");
+    plane.local_key(&intent.kas_id, "k2").await;
+    for kid in ["k1", "k2"] {
+        let taken = Intent { id: NOBODY.into(), kid: kid.into(), ..intent.clone() };
+        let taken = plane.registry.begin_key(taken).await;
+        assert!(matches!(taken, Err(Error::Exists)), "{kid}: {taken:?}");
+    }
     let found = async |ours: bool| plane.registry.interrupted_keys(|_| ours).await.unwrap().len();
     assert_eq!(found(true).await, 0);
     assert_eq!(found(false).await, usize::from(!is_shared));
@@ -550,6 +587,7 @@ async fn what_another_node_may_be_making_is_left_alone(store: Store) {
 }
 
 on_both!(
+    a_key_that_takes_over_is_never_legacy,
     uses_that_cannot_be_written_are_kept,
     a_key_that_changed_meanwhile_is_not_overwritten,
     what_another_node_may_be_making_is_left_alone,

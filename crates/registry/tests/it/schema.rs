@@ -1,5 +1,7 @@
 //! The schema, and databases that are not as they should be.
 
+use std::os::unix::fs::PermissionsExt;
+
 use kasbah_registry::{Database, Error};
 
 use crate::harness::{Plane, Store, admin, on_both, provider};
@@ -33,6 +35,11 @@ async fn a_file_is_copied_while_it_is_in_use() {
     let copied = Database::open(&format!("sqlite:{}", copy.display())).await.unwrap();
     assert!(copied.migration_status().await.unwrap().iter().all(|known| known.applied));
     database.copy_to(&copy).await.unwrap_err();
+    let Store::Sqlite(dir) = &plane.store else { unreachable!() };
+    for file in std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?} is its owner's only", file.path());
+    }
 }
 
 #[tokio::test]
