@@ -11,7 +11,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    Any, AnyPool, Connection, Executor, Transaction,
+    Any, AnyPool, AssertSqlSafe, Connection, Executor, SqlSafeStr, Transaction,
     any::{AnyConnectOptions, AnyPoolOptions},
     migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
     pool::PoolConnection,
@@ -28,13 +28,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a lost listener waits before it connects again.
 const LISTEN_BACK_OFF: Duration = Duration::from_millis(500);
 
-/// Migrations: version, name, for SQLite, for PostgreSQL.
-const MIGRATIONS: [(i64, &str, &str, &str); 1] = [(
-    1,
-    "initial",
-    include_str!("../migrations/sqlite/0001_initial.sql"),
-    include_str!("../migrations/postgres/0001_initial.sql"),
-)];
+/// Migrations: version, name, statements with `BYTES` for the type that the databases name
+/// differently.
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "initial", include_str!("../migrations/0001_initial.sql"))];
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,8 +149,11 @@ impl Database {
     }
 
     fn migrations(&self) -> Vec<Migration> {
-        let own = |sqlite, postgres| if self.kind == Kind::Sqlite { sqlite } else { postgres };
-        MIGRATIONS.iter().map(|(v, name, s, p)| migration(*v, name, own(*s, *p))).collect()
+        let bytes = if self.kind == Kind::Sqlite { " BLOB " } else { " BYTEA " };
+        MIGRATIONS
+            .iter()
+            .map(|(version, name, sql)| migration(*version, name, sql.replace(" BYTES ", bytes)))
+            .collect()
     }
 
     /// Which migrations there are and which have been applied.
@@ -168,7 +168,7 @@ impl Database {
         let is_applied = |version| applied.iter().any(|migration| migration.version == version);
         Ok(MIGRATIONS
             .iter()
-            .map(|(version, name, ..)| MigrationStatus {
+            .map(|(version, name, _)| MigrationStatus {
                 version: *version,
                 name: (*name).to_owned(),
                 applied: is_applied(*version),
@@ -296,8 +296,9 @@ fn make_private(url: &str) -> Result<()> {
     }
 }
 
-fn migration(version: i64, name: &'static str, sql: &'static str) -> Migration {
-    let sql = sqlx::SqlStr::from_static(sql);
+/// `sql` is ours.
+fn migration(version: i64, name: &'static str, sql: String) -> Migration {
+    let sql = AssertSqlSafe(sql).into_sql_str();
     Migration::new(version, name.into(), MigrationType::Simple, sql, false)
 }
 
@@ -309,10 +310,10 @@ mod tests {
 
     impl Database {
         /// Applies `sql` as a migration after all others.
-        async fn migrate_with(&self, sql: &'static str) -> Result<()> {
+        async fn migrate_with(&self, sql: &str) -> Result<()> {
             let mut migrations = self.migrations();
             let version = migrations.last().map_or(1, |last| last.version + 1);
-            migrations.push(migration(version, "extra", sql));
+            migrations.push(migration(version, "extra", sql.to_owned()));
             self.apply(migrations).await
         }
     }

@@ -192,7 +192,7 @@ fn check_new_key(check: &mut Check, new: &rotate_key_request::NewKey) {
     }
 }
 
-/// What goes with a key mode.
+/// The parts of a key, and how they go with its mode.
 fn check_material(
     check: &mut Check,
     prefix: &str,
@@ -211,6 +211,17 @@ fn check_material(
         check.at_most(&format!("{prefix}private_key_ctx.key_id"), &private.key_id, 2048);
     }
     check.uuid_if_set(&format!("{prefix}provider_config_id"), provider_id);
+    check_mode(check, prefix, mode, private, provider_id);
+}
+
+/// Which of a wrapped key, a provider and a reference to a private key a mode has.
+fn check_mode(
+    check: &mut Check,
+    prefix: &str,
+    mode: KeyMode,
+    private: Option<&PrivateKeyCtx>,
+    provider_id: &str,
+) {
     let has_wrapped = private.is_some_and(|private| !private.wrapped_key.is_empty());
     let wrapped_fits = match mode {
         KeyMode::ConfigRootKey | KeyMode::ProviderRootKey => has_wrapped,

@@ -1,6 +1,7 @@
+-- BYTES is each database's own type of bytes.
 -- Times are microseconds since 1970 (UTC), ids are UUIDs in lower case, labels are JSON objects.
 CREATE TABLE registry_state (
-    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    singleton BIGINT PRIMARY KEY CHECK (singleton = 1),
     -- Grows with every change; every writer takes this row first.
     revision BIGINT NOT NULL
 );
@@ -12,7 +13,7 @@ CREATE TABLE kas (
     name TEXT UNIQUE,
     source_type BIGINT NOT NULL,
     -- The deprecated policy.PublicKey, as a protobuf message.
-    public_key BLOB NOT NULL,
+    public_key BYTES NOT NULL,
     labels TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
@@ -23,7 +24,7 @@ CREATE TABLE provider (
     name TEXT NOT NULL,
     manager TEXT NOT NULL,
     -- Exactly as sent.
-    config_json BLOB NOT NULL,
+    config_json BYTES NOT NULL,
     labels TEXT NOT NULL,
     -- Path of the file that declares it.
     file TEXT,
@@ -58,7 +59,7 @@ CREATE INDEX kas_key_provider ON kas_key (provider_id);
 CREATE INDEX kas_key_created ON kas_key (created_at, id);
 
 CREATE TABLE base_key (
-    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    singleton BIGINT PRIMARY KEY CHECK (singleton = 1),
     key_id TEXT NOT NULL REFERENCES kas_key (id)
 );
 
