@@ -1,7 +1,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use hyper::Uri;
-use kasbah_trust::{BoxError, SecretSource};
+use kasbah_http::{TlsError, Uri};
+use kasbah_trust::SecretSource;
 
 /// Where the platform is and which keys to read there.
 #[derive(Debug, Clone)]
@@ -45,15 +45,12 @@ pub enum SetupError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The authorities to trust cannot be had.
-    #[error("no certificate authority to check https with: {0}")]
-    Authorities(String),
     /// A page size out of bounds.
     #[error("page_size is {0}; use 1 to 2500")]
     PageSize(u16),
-    /// The TLS library refuses the settings.
-    #[error("TLS cannot be set up")]
-    Tls(#[source] BoxError),
+    /// There is no TLS to call it with.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl PlatformConfig {

@@ -7,12 +7,10 @@
 mod config;
 mod convert;
 mod error;
-mod http;
 mod source;
-mod tls;
 mod token;
 
 pub use config::{ClientCredentials, PlatformConfig, SetupError};
 pub use convert::{ConvertError, key_details};
-pub use hyper::Uri;
+pub use kasbah_http::Uri;
 pub use source::PlatformSource;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use kasbah_http::{Http, RootCertStore, TlsError};
 use kasbah_index::KeySource;
 use kasbah_proto::policy::{
     KasKey, KeyProviderConfig, PageRequest,
@@ -17,7 +18,6 @@ use kasbah_proto::policy::{
     },
 };
 use kasbah_trust::{KeyDetails, KeyId, Result};
-use rustls::RootCertStore;
 use tokio::time::timeout;
 use tonic::{
     Code, Request, Response, Status,
@@ -26,7 +26,7 @@ use tonic::{
 
 use crate::{
     ConvertError, PlatformConfig, SetupError, config::is_https, convert::key_details,
-    error::PlatformError, http::Http, tls, token::Tokens,
+    error::PlatformError, token::Tokens,
 };
 
 type Client = KeyAccessServerRegistryServiceClient<Channel>;
@@ -53,7 +53,7 @@ impl PlatformSource {
     pub fn new(config: PlatformConfig) -> Result<Self, SetupError> {
         config.check()?;
         let roots = if config.uses_tls() {
-            tls::authorities(config.ca_file.as_deref())?
+            kasbah_http::authorities(config.ca_file.as_deref())?
         } else {
             RootCertStore::empty()
         };
@@ -61,7 +61,11 @@ impl PlatformSource {
         let client = Client::new(channel).max_decoding_message_size(PAGE_BYTES);
         let tokens = match &config.auth {
             Some(auth) => {
-                let http = Http::new(tls::client(roots)?, config.request_timeout);
+                let http = Http::new(
+                    kasbah_http::client_config(roots)?,
+                    config.request_timeout,
+                    BODY_LIMIT,
+                );
                 Some(Tokens::new(auth.clone(), http, config.request_timeout))
             }
             None => None,
@@ -268,7 +272,7 @@ fn endpoint(config: &PlatformConfig, roots: &RootCertStore) -> Result<Endpoint, 
         return Ok(endpoint);
     }
     let tls = ClientTlsConfig::new().trust_anchors(roots.roots.iter().cloned());
-    endpoint.tls_config(tls).map_err(|error| SetupError::Tls(error.into()))
+    endpoint.tls_config(tls).map_err(|error| TlsError::Settings(error.into()).into())
 }
 
 /// Memory that a list may take, roughly: some KiB per key. A KAS has thousands.
@@ -276,6 +280,9 @@ const MOST_KEYS: usize = 1_000_000;
 
 /// 2500 keys of RSA-4096 with their wrapped private keys and configurations.
 const PAGE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Tokens have a few KiB.
+const BODY_LIMIT: usize = 64 * 1024;
 
 /// Finds out about a connection that died silently before a request has to.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);

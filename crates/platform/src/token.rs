@@ -4,10 +4,8 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http_body_util::Full;
-use hyper::{
-    Request, StatusCode,
-    body::Bytes,
+use kasbah_http::{
+    Bytes, Full, Http, Request, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 use secrecy::ExposeSecret;
@@ -20,7 +18,7 @@ use tokio::{
 use tonic::metadata::AsciiMetadataValue;
 use zeroize::Zeroizing;
 
-use crate::{ClientCredentials, http::Http};
+use crate::ClientCredentials;
 
 /// No token could be had. Names the endpoint and the reason, never the secret or a token.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -623,7 +623,7 @@ async fn https_needs_an_authority_that_is_trusted() {
     let distrusting = source(&other.cert.pem()).unwrap();
     assert_unavailable(distrusting.find(&"r1".into()).await, "certificate");
     let error = source("no certificate").unwrap_err();
-    assert!(matches!(error, SetupError::Authorities(_)), "{error}");
+    assert!(matches!(error, SetupError::Tls(_)), "{error}");
 }
 
 #[tokio::test]

@@ -10,11 +10,16 @@ use hyper_util::{
 use rustls::ClientConfig;
 
 /// An HTTP/1.1 client for small answers; follows no redirects.
-#[derive(Debug)]
-pub(crate) struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+#[derive(Debug, Clone)]
+pub struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    body_limit: usize,
+}
 
 impl Http {
-    pub(crate) fn new(tls: ClientConfig, connect_timeout: Duration) -> Self {
+    /// A client that gives up connecting after `connect_timeout` and reads no more than `body_limit`
+    /// bytes of an answer.
+    pub fn new(tls: ClientConfig, connect_timeout: Duration, body_limit: usize) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(connect_timeout));
@@ -23,17 +28,18 @@ impl Http {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        Self(Client::builder(TokioExecutor::new()).build(connector))
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Self { client, body_limit }
     }
 
-    /// Status and body of the answer, or what went wrong. Bounded in size, not in time.
-    pub(crate) async fn send(
-        &self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, Bytes), String> {
-        let answer = self.0.request(request).await.map_err(|error| chain(&error))?;
+    /// Status and body of the answer. Bounded in size, not in time.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
+        let answer = self.client.request(request).await.map_err(|error| chain(&error))?;
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, BODY_LIMIT).collect().await;
+        let body = Limited::new(body, self.body_limit).collect().await;
         let body = body.map_err(|error| format!("its answer cannot be read: {error}"))?;
         Ok((head.status, body.to_bytes()))
     }
@@ -48,6 +54,3 @@ fn chain(error: &dyn StdError) -> String {
     }
     text
 }
-
-/// Tokens have a few KiB.
-const BODY_LIMIT: usize = 64 * 1024;
