@@ -1,0 +1,47 @@
+use std::borrow::Cow;
+
+/// A request is not let in. The reason is for the log and never quotes the token or a claim.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// What the client is told.
+    pub kind: RefusalKind,
+    /// What the log is told.
+    pub reason: Cow<'static, str>,
+}
+
+/// What a client may know of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RefusalKind {
+    /// There is no `authorization` header.
+    MissingHeader,
+    /// The token is not good.
+    Token,
+    /// The proof of possession (RFC 9449) is not good.
+    Proof,
+    /// The proof lacks a nonce of this server, or has one that is no longer good.
+    Nonce,
+    /// The caller may not make this call.
+    Forbidden,
+    /// Whether the token is good cannot be found out now.
+    Unavailable,
+    /// There is no room to remember one more proof.
+    Exhausted,
+}
+
+impl Refusal {
+    /// Refuses because of the token.
+    pub fn token(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind: RefusalKind::Token, reason: reason.into() }
+    }
+
+    /// Refuses because of the proof of possession.
+    pub fn proof(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind: RefusalKind::Proof, reason: reason.into() }
+    }
+
+    /// Refuses because it cannot be found out.
+    pub fn unavailable(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind: RefusalKind::Unavailable, reason: reason.into() }
+    }
+}
