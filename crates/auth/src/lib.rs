@@ -7,9 +7,11 @@ mod caller;
 mod json;
 mod jws;
 mod refusal;
+mod roles;
 mod token;
 
 pub use caller::{Caller, Proof, ProofKey};
 pub use jws::{Jws, JwsError, VerifyingKey};
 pub use refusal::{Refusal, RefusalKind};
+pub use roles::{ClaimNames, PolicyError, RolePolicy};
 pub use token::{Confirmation, DevTokens, TokenVerifier, VerifiedToken};

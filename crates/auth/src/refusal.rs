@@ -40,6 +40,11 @@ impl Refusal {
         Self { kind: RefusalKind::Proof, reason: reason.into() }
     }
 
+    /// Refuses because the caller may not make the call.
+    pub fn forbidden(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind: RefusalKind::Forbidden, reason: reason.into() }
+    }
+
     /// Refuses because it cannot be found out.
     pub fn unavailable(reason: impl Into<Cow<'static, str>>) -> Self {
         Self { kind: RefusalKind::Unavailable, reason: reason.into() }
