@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use crate::{Jws, JwsError, VerifiedToken, VerifyingKey};
 
@@ -9,8 +9,6 @@ pub struct Caller {
     pub token: Arc<VerifiedToken>,
     /// The client that asked for the token (`azp` if not configured otherwise); may be empty.
     pub client_id: String,
-    /// Roles that the role policy knows.
-    pub roles: Arc<BTreeSet<String>>,
     /// How well the sender proved that the token is theirs.
     pub proof: Proof,
     /// The key that signed the proof of possession; signed request tokens must be signed by it.

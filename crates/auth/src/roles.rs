@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use casbin::{CoreApi, DefaultModel, Enforcer, MgmtApi, RbacApi, StringAdapter};
+use casbin::{CoreApi, DefaultModel, Enforcer, MgmtApi, StringAdapter};
 use serde_json::{Map, Value};
 
 use crate::Refusal;
@@ -66,8 +66,11 @@ pub struct RolePolicy {
     enforcer: Enforcer,
     /// Subjects that a rule speaks of; others can be passed over.
     known: BTreeSet<String>,
-    remembered: RwLock<HashMap<(Arc<BTreeSet<String>>, String), bool>>,
+    remembered: RwLock<HashMap<Asked, bool>>,
 }
+
+/// Subjects, and what they want to call.
+type Asked = (Arc<BTreeSet<String>>, String);
 
 /// A role policy that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -151,17 +154,6 @@ impl RolePolicy {
     /// Whether one of `subjects` may see private key material.
     pub(crate) fn sees_private(&self, subjects: &Arc<BTreeSet<String>>) -> bool {
         self.allows(subjects, PRIVATE.0, PRIVATE.1)
-    }
-
-    /// The roles of `subjects`, given directly or through other roles.
-    pub(crate) fn roles(&self, subjects: &BTreeSet<String>) -> BTreeSet<String> {
-        let managers = self.enforcer.get_role_manager();
-        let managers = managers.read();
-        subjects
-            .iter()
-            .flat_map(|subject| managers.get_roles(subject, None))
-            .chain(subjects.iter().filter(|subject| subject.starts_with("role:")).cloned())
-            .collect()
     }
 
     fn allows(&self, subjects: &Arc<BTreeSet<String>>, resource: &str, action: &str) -> bool {
@@ -261,7 +253,7 @@ fn check_line(line: &str) -> Result<(), String> {
         );
     }
     match fields.as_slice() {
-        ["p", _, _, _, "allow" | "deny"] => Ok(()),
+        ["p", _, _, _, "allow" | "deny"] | [] => Ok(()),
         ["p", _, _, _] => Err("the rule has no effect; add `, allow` or `, deny`".into()),
         ["p", _, _, _, other] => Err(format!("`{other}` is no effect; use `allow` or `deny`")),
         ["p", ..] => Err("a rule is `p, subject, service/method, action, effect`".into()),
@@ -271,7 +263,6 @@ fn check_line(line: &str) -> Result<(), String> {
         ["g", _, _] => Ok(()),
         ["g", ..] => Err("a group has a role by `g, group, role:name`".into()),
         [other, ..] => Err(format!("`{other}` begins no rule; rules begin with `p` or `g`")),
-        [] => Ok(()),
     }
 }
 
@@ -328,9 +319,6 @@ mod tests {
         }
         let sees = |claims| policy.sees_private(&policy.subjects(claims, &ClaimNames::default()));
         assert_eq!([sees(&admin), sees(&standard), sees(&other)], [true, false, false]);
-        let roles = |claims| policy.roles(&policy.subjects(claims, &ClaimNames::default()));
-        assert!(roles(&admin).contains("role:admin"));
-        assert!(!roles(&standard).contains("role:admin"));
     }
 
     #[tokio::test]

@@ -15,8 +15,9 @@ use std::{
 use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jsonwebtoken::{Algorithm as Jws, EncodingKey, Header};
+use kasbah_auth::Gate;
 use kasbah_crypto::{Dek, PrivateKey, PrivateKeyParts, binding};
-use kasbah_kas::{AuditEvent, DevVerifier, Kas, Keyring, MemorySink};
+use kasbah_kas::{AuditEvent, Kas, Keyring, MemorySink};
 use kasbah_proto::kas::{
     RewrapRequest, RewrapResponse, access_service_client::AccessServiceClient,
     key_access_rewrap_result::Result as KaoResult,
@@ -139,6 +140,7 @@ async fn run() -> Result<(), Box<dyn StdError>> {
     let public_key = key.public_key.clone();
     let vault = VaultFactory(Arc::new(Keys::from([("payroll".to_owned(), private)])));
 
+    let gate = Gate::for_development(&uri).await.map_err(|error| error.to_string())?;
     let audit = Arc::new(MemorySink::default());
     let kas = Kas::builder()
         .uri(&uri)
@@ -146,7 +148,7 @@ async fn run() -> Result<(), Box<dyn StdError>> {
         .default_manager(VAULT)
         .unknown_managers(UnknownManager::Refuse)
         .key_index(Arc::new(Keyring::new(&uri, vec![key])?))
-        .verifier(Arc::new(DevVerifier))
+        .gate(Arc::new(gate))
         .audit(Arc::<MemorySink>::clone(&audit))
         .build()?;
 

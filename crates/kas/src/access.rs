@@ -1,8 +1,12 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt;
+use kasbah_access::{DecisionError, Decisions, Question, Subject};
+use kasbah_auth::Caller;
 use kasbah_trust::{Deadline, Error, PublicKey};
+use tokio::time::timeout_at;
 
-use crate::{Caller, edge::Fault, policy::Policy};
+use crate::{edge::Fault, policy::Policy};
 
 /// Evidence that a caller may have one data key of one policy re-encrypted to one recipient.
 ///
@@ -43,23 +47,170 @@ impl fmt::Debug for AccessGranted {
     }
 }
 
-/// Decides on one key access object; what it grants holds until `expires`.
-///
-/// A policy without attributes is open to every authenticated caller. One with attributes needs
-/// a decision service, and there is none.
-pub(crate) fn decide(
-    policy: &Policy,
-    caller: &Caller,
-    recipient: &PublicKey,
-    expires: Deadline,
-) -> Result<AccessGranted, Fault> {
-    if !policy.attributes.is_empty() {
-        return Err(Fault::FORBIDDEN_NO_DECISION_SERVICE);
+/// How access to data is decided.
+#[derive(Debug, Clone, Default)]
+pub struct AccessRules {
+    /// Who decides on policies with attributes; with nobody they are denied.
+    pub decisions: Option<Arc<dyn Decisions>>,
+    /// Whether policies without attributes are denied too, instead of being open to every
+    /// authenticated caller.
+    pub deny_without_attributes: bool,
+    /// Whether the policy binding is checked after a denial, so that tampering is reported to
+    /// callers who were refused, too. It lends them the time of the key manager.
+    pub check_binding_after_denial: bool,
+}
+
+/// What was decided on one policy.
+pub(crate) struct Verdict {
+    permit: Result<Permit, Fault>,
+    /// FQNs of the obligations that access brings with it, or would.
+    pub(crate) obligations: Vec<String>,
+    policy: Arc<str>,
+    subject: String,
+}
+
+/// The policy may be read. Private, so that only a decision can be turned into grants.
+struct Permit;
+
+impl Verdict {
+    /// A grant for one data key of the policy; it holds until `expires`.
+    pub(crate) fn grant(
+        &self,
+        recipient: &PublicKey,
+        expires: Deadline,
+    ) -> Result<AccessGranted, Fault> {
+        self.permit.as_ref().map_err(Clone::clone)?;
+        Ok(self.granted(recipient, expires))
     }
-    Ok(AccessGranted {
-        policy: Arc::clone(&policy.text),
-        subject: caller.subject.clone(),
-        recipient: recipient.fingerprint(),
-        expires,
-    })
+
+    /// After a denial: a grant for a recipient that can open nothing, to find out whether the data
+    /// key is bound to the policy.
+    pub(crate) fn grant_to_nobody(&self, nobody: &Nobody, expires: Deadline) -> AccessGranted {
+        self.granted(&nobody.0, expires)
+    }
+
+    fn granted(&self, recipient: &PublicKey, expires: Deadline) -> AccessGranted {
+        AccessGranted {
+            policy: Arc::clone(&self.policy),
+            subject: self.subject.clone(),
+            recipient: recipient.fingerprint(),
+            expires,
+        }
+    }
+}
+
+/// A public key whose private part nobody has.
+#[derive(Debug)]
+pub(crate) struct Nobody(PublicKey);
+
+impl Nobody {
+    /// Makes a key pair and forgets the private part.
+    pub(crate) fn new() -> kasbah_trust::Result<Self> {
+        let pair = kasbah_crypto::PrivateKeyParts::generate(kasbah_trust::Algorithm::Rsa2048);
+        Ok(Self(pair.map_err(Error::internal)?.public_key()))
+    }
+
+    pub(crate) fn public_key(&self) -> &PublicKey {
+        &self.0
+    }
+}
+
+/// Decides on policies, all with one question; one verdict for each, in order.
+pub(crate) async fn decide(
+    rules: &AccessRules,
+    caller: &Caller,
+    policies: &[&Policy],
+    fulfillable: &[String],
+    deadline: Deadline,
+) -> Vec<Verdict> {
+    let asked: Vec<_> = policies.iter().filter(|policy| !policy.attributes.is_empty()).collect();
+    let resources: Vec<_> = asked.iter().map(|policy| policy.attributes.clone()).collect();
+    let mut answers = answers(rules, caller, &resources, fulfillable, deadline).await.into_iter();
+    let verdict = |policy: &&Policy| {
+        let (permit, obligations) = if policy.attributes.is_empty() {
+            (without_attributes(rules), Vec::new())
+        } else {
+            // One answer for each that was asked for; were one missing, there is no access.
+            answers.next().unwrap_or((Err(Fault::FORBIDDEN), Vec::new()))
+        };
+        let subject = caller.token.subject.clone();
+        Verdict { permit, obligations, policy: Arc::clone(&policy.text), subject }
+    };
+    policies.iter().map(verdict).collect()
+}
+
+fn without_attributes(rules: &AccessRules) -> Result<Permit, Fault> {
+    if rules.deny_without_attributes {
+        return Err(Fault::FORBIDDEN_WITHOUT_ATTRIBUTES);
+    }
+    Ok(Permit)
+}
+
+type Answer = (Result<Permit, Fault>, Vec<String>);
+
+async fn answers(
+    rules: &AccessRules,
+    caller: &Caller,
+    resources: &[Vec<String>],
+    fulfillable: &[String],
+    deadline: Deadline,
+) -> Vec<Answer> {
+    if resources.is_empty() {
+        return Vec::new();
+    }
+    let all = |fault: &Fault| resources.iter().map(|_| (Err(fault.clone()), Vec::new())).collect();
+    let Some(decisions) = &rules.decisions else {
+        return all(&Fault::FORBIDDEN_NO_DECISION_SERVICE);
+    };
+    let subject = Subject {
+        claims: Arc::clone(&caller.token.claims),
+        client_id: caller.client_id.clone(),
+        token: Arc::clone(&caller.token.text),
+    };
+    let question =
+        Question { subject: &subject, resources, fulfillable, deadline: deadline.instant() };
+    match ask(decisions.as_ref(), question).await {
+        Ok(decided) => decided
+            .into_iter()
+            .map(|decision| {
+                let permit = if decision.permit { Ok(Permit) } else { Err(Fault::FORBIDDEN) };
+                (permit, decision.obligations)
+            })
+            .collect(),
+        Err(error) => all(&undecided(&error)),
+    }
+}
+
+async fn ask(
+    decisions: &dyn Decisions,
+    question: Question<'_>,
+) -> Result<Vec<kasbah_access::Decision>, DecisionError> {
+    let asking = AssertUnwindSafe(decisions.decide(question)).catch_unwind();
+    let decided = match timeout_at(question.deadline.into(), asking).await {
+        Ok(Ok(decided)) => decided?,
+        Ok(Err(_)) => return Err(DecisionError::Unavailable("it panicked".into())),
+        Err(_) => return Err(DecisionError::Cancelled("no answer before the deadline".into())),
+    };
+    if decided.len() != question.resources.len() {
+        let reason = "it answered another question than was asked";
+        return Err(DecisionError::Unavailable(reason.into()));
+    }
+    Ok(decided)
+}
+
+fn undecided(error: &DecisionError) -> Fault {
+    match error {
+        DecisionError::Cancelled(_) => {
+            tracing::info!(%error, "access was not decided");
+            Fault::DECISION_CANCELLED
+        }
+        DecisionError::Unavailable(_) => {
+            tracing::warn!(%error, "access was not decided");
+            Fault::DECISION_UNAVAILABLE
+        }
+        DecisionError::Refused(_) => {
+            tracing::warn!(%error, "access was not decided");
+            Fault::DECISION_REFUSED
+        }
+    }
 }

@@ -6,18 +6,22 @@ use std::{
     time::Instant,
 };
 
+use kasbah_audit::{NotKept, Receipt};
+use kasbah_auth::Proof;
 use kasbah_trust::{Algorithm, Custody, Designation};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-/// Takes audit events. Called once for each key access object, before the answer leaves.
+/// Takes audit events. Called once for each key access object, and for each request that did not
+/// come to one, before the answer leaves.
 pub trait AuditSink: fmt::Debug + Send + Sync + 'static {
-    /// Takes one event. Must not block for longer than a write to a log takes.
-    fn record(&self, event: &AuditEvent);
+    /// Takes one event. Must not block; a key is released when the receipt says that the event is
+    /// kept.
+    fn record(&self, event: &AuditEvent) -> Receipt;
 }
 
-/// What became of one key access object.
+/// What became of one key access object, or of a request that did not come to one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditEvent {
     /// When it was decided.
@@ -26,8 +30,16 @@ pub struct AuditEvent {
     pub policy: Uuid,
     /// Attribute FQNs of the policy.
     pub attributes: Vec<String>,
+    /// Obligations that access brings with it, or would.
+    pub obligations: Vec<String>,
     /// Subject of the verified access token.
     pub actor: String,
+    /// The client that asked for the token; may be empty.
+    pub client: String,
+    /// How well the sender proved that the token is theirs.
+    pub proof: Proof,
+    /// SHA-256 of the access token.
+    pub token_fingerprint: [u8; 32],
     /// The kid the client named, or that of the legacy key which fitted; empty when there is none.
     pub kid: String,
     /// Algorithm of the key that was used; `None` when it did not come to that.
@@ -155,6 +167,10 @@ impl AuditEvent {
                 "manager": manager.map(|manager| &manager.manager),
                 "provider": manager.map(|manager| &manager.name),
                 "outcome": self.outcome.as_str(),
+                "client": self.client,
+                "proof": self.proof.as_str(),
+                "token_sha256": hex::encode(self.token_fingerprint),
+                "required_obligations": self.obligations,
                 "latency_us": self.latency_us,
             },
         })
@@ -166,10 +182,14 @@ impl AuditEvent {
 pub struct StderrSink;
 
 impl AuditSink for StderrSink {
-    fn record(&self, event: &AuditEvent) {
+    fn record(&self, event: &AuditEvent) -> Receipt {
         let line = format!("{}\n", event.to_json());
-        if let Err(error) = std::io::stderr().lock().write_all(line.as_bytes()) {
-            tracing::error!(%error, "an audit event could not be written");
+        match std::io::stderr().lock().write_all(line.as_bytes()) {
+            Ok(()) => Receipt::kept(),
+            Err(error) => {
+                tracing::error!(%error, "an audit event could not be written");
+                Receipt::not_kept(NotKept::Failed)
+            }
         }
     }
 }
@@ -186,8 +206,9 @@ impl MemorySink {
 }
 
 impl AuditSink for MemorySink {
-    fn record(&self, event: &AuditEvent) {
+    fn record(&self, event: &AuditEvent) -> Receipt {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone());
+        Receipt::kept()
     }
 }
 
@@ -197,11 +218,17 @@ pub(crate) struct OpenEvent {
     sink: Arc<dyn AuditSink>,
     started: Instant,
     event: AuditEvent,
+    recorded: bool,
 }
 
 impl OpenEvent {
     pub(crate) fn new(sink: Arc<dyn AuditSink>, started: Instant, event: AuditEvent) -> Self {
-        Self { sink, started, event }
+        Self { sink, started, event, recorded: false }
+    }
+
+    /// Obligations that access brings with it.
+    pub(crate) fn obliged(&mut self, obligations: &[String]) {
+        self.event.obligations = obligations.to_vec();
     }
 
     /// Which key is used, and by which manager.
@@ -211,19 +238,28 @@ impl OpenEvent {
         self.event.manager = Some(manager);
     }
 
-    /// Closes the event; it is recorded.
-    pub(crate) fn finish(mut self, outcome: AuditOutcome, custody: Option<Custody>) {
+    /// Closes the event and has it recorded.
+    pub(crate) fn finish(mut self, outcome: AuditOutcome, custody: Option<Custody>) -> Receipt {
         self.event.outcome = outcome;
         self.event.custody = custody;
+        self.record()
+    }
+
+    fn record(&mut self) -> Receipt {
+        self.recorded = true;
+        self.event.time = OffsetDateTime::now_utc();
+        self.event.latency_us =
+            u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.sink.record(&self.event)
     }
 }
 
 impl Drop for OpenEvent {
     fn drop(&mut self) {
-        self.event.time = OffsetDateTime::now_utc();
-        self.event.latency_us =
-            u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.sink.record(&self.event);
+        if !self.recorded {
+            // Nobody is left to be told whether it is kept.
+            let _ = self.record();
+        }
     }
 }
 

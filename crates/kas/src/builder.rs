@@ -1,14 +1,17 @@
 use std::{fmt, sync::Arc, time::Duration};
 
+use kasbah_auth::Gate;
 use kasbah_trust::{
     Algorithm, KeyIndex, KeyManagerFactory, KeyManagers, KeyService, UnknownManager,
 };
 use tonic::transport::Uri;
 
-use crate::{AuditSink, Kas, Limits, TokenVerifier};
+use crate::{AccessRules, AuditSink, Kas, Limits, MinProof, access::Nobody};
 
 /// Tolerance for clocks that differ.
 const DEFAULT_CLOCK_SKEW: Duration = Duration::from_mins(1);
+/// The longest that a signed request token may be good. Clients make them good for a minute.
+const DEFAULT_SRT_LIFETIME: Duration = Duration::from_hours(1);
 
 /// Puts a [`Kas`] together. Setters never fail; [`KasBuilder::build`] reports everything at once.
 #[derive(Debug)]
@@ -18,10 +21,13 @@ pub struct KasBuilder {
     default_manager: Option<String>,
     unknown_managers: UnknownManager,
     index: Option<Arc<dyn KeyIndex>>,
-    verifier: Option<Arc<dyn TokenVerifier>>,
+    gate: Option<Arc<Gate>>,
     audit: Option<Arc<dyn AuditSink>>,
+    access: AccessRules,
+    min_proof: MinProof,
     limits: Limits,
     clock_skew: Duration,
+    srt_lifetime: Duration,
     problems: Vec<String>,
 }
 
@@ -36,10 +42,15 @@ pub struct BuildError {
 pub(crate) struct Parts {
     pub(crate) uri: String,
     pub(crate) keys: Arc<KeyService>,
-    pub(crate) verifier: Arc<dyn TokenVerifier>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) access: AccessRules,
+    /// For whom denied data keys are re-encrypted, if bindings are checked after denials.
+    pub(crate) nobody: Option<Nobody>,
+    pub(crate) min_proof: MinProof,
     pub(crate) limits: Limits,
     pub(crate) clock_skew: Duration,
+    pub(crate) srt_lifetime: Duration,
 }
 
 impl KasBuilder {
@@ -50,10 +61,13 @@ impl KasBuilder {
             default_manager: None,
             unknown_managers: UnknownManager::default(),
             index: None,
-            verifier: None,
+            gate: None,
             audit: None,
+            access: AccessRules::default(),
+            min_proof: MinProof::default(),
             limits: Limits::default(),
             clock_skew: DEFAULT_CLOCK_SKEW,
+            srt_lifetime: DEFAULT_SRT_LIFETIME,
             problems: Vec::new(),
         }
     }
@@ -100,10 +114,25 @@ impl KasBuilder {
         self
     }
 
-    /// What decides whether access tokens are good. Required.
+    /// What decides who is let in. Required.
     #[must_use]
-    pub fn verifier(mut self, verifier: Arc<dyn TokenVerifier>) -> Self {
-        self.verifier = Some(verifier);
+    pub fn gate(mut self, gate: Arc<Gate>) -> Self {
+        self.gate = Some(gate);
+        self
+    }
+
+    /// How access to data is decided. If not set, policies without attributes are open to every
+    /// caller who is let in, and others to nobody.
+    #[must_use]
+    pub fn access(mut self, access: AccessRules) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Which keys need callers who prove that their token is theirs; none if not set.
+    #[must_use]
+    pub fn min_proof(mut self, min_proof: MinProof) -> Self {
+        self.min_proof = min_proof;
         self
     }
 
@@ -129,6 +158,13 @@ impl KasBuilder {
         self
     }
 
+    /// The longest that a signed request token may be good; one hour if not set.
+    #[must_use]
+    pub fn srt_lifetime(mut self, lifetime: Duration) -> Self {
+        self.srt_lifetime = lifetime;
+        self
+    }
+
     /// Checks everything and builds the server; managers are built on first use.
     ///
     /// # Errors
@@ -136,17 +172,24 @@ impl KasBuilder {
     pub fn build(mut self) -> Result<Kas, BuildError> {
         self.check();
         let default = self.default_manager.unwrap_or_default();
-        match (self.index, self.verifier, self.audit) {
-            (Some(index), Some(verifier), Some(audit)) if self.problems.is_empty() => {
+        match (self.index, self.gate, self.audit) {
+            (Some(index), Some(gate), Some(audit)) if self.problems.is_empty() => {
+                let failed =
+                    |error: &dyn fmt::Display| BuildError { problems: vec![error.to_string()] };
                 let keys = KeyService::new(index, self.managers, &default, self.unknown_managers)
-                    .map_err(|error| BuildError { problems: vec![error.to_string()] })?;
+                    .map_err(|error| failed(&error))?;
+                let nobody = self.access.check_binding_after_denial.then(Nobody::new);
                 Ok(Kas::new(Parts {
                     uri: self.uri,
                     keys: Arc::new(keys),
-                    verifier,
+                    gate,
                     audit,
+                    access: self.access,
+                    nobody: nobody.transpose().map_err(|error| failed(&error))?,
+                    min_proof: self.min_proof,
                     limits: self.limits,
                     clock_skew: self.clock_skew,
+                    srt_lifetime: self.srt_lifetime,
                 }))
             }
             _ => Err(BuildError { problems: self.problems }),
@@ -158,7 +201,7 @@ impl KasBuilder {
         self.check_default_manager();
         let missing = [
             (self.index.is_none(), "no key index is set; call key_index"),
-            (self.verifier.is_none(), "no token verifier is set; call verifier"),
+            (self.gate.is_none(), "no gate is set; call gate"),
             (self.audit.is_none(), "no audit sink is set; call audit"),
         ];
         self.problems.extend(missing.iter().filter(|m| m.0).map(|m| m.1.to_owned()));

@@ -20,20 +20,19 @@ struct Obligations {
     fulfillable_fqns: Option<Vec<Option<String>>>,
 }
 
-/// Checks the header: base64 of JSON in which every obligation is a well-formed FQN. Nothing
-/// evaluates obligations yet, so nothing is kept of it.
-pub(crate) fn check(header: Option<&str>) -> Result<(), Fault> {
-    let Some(header) = header.filter(|header| !header.is_empty()) else { return Ok(()) };
+/// The obligations that the header says the client can fulfil, trimmed: base64 of JSON in which
+/// every one is a well-formed FQN.
+pub(crate) fn fulfillable(header: Option<&str>) -> Result<Vec<String>, Fault> {
+    let Some(header) = header.filter(|header| !header.is_empty()) else { return Ok(Vec::new()) };
     let json = encoding::standard(header).ok_or(Fault::INVALID_CONTEXT)?;
     let context: Message<Context> =
         serde_json::from_slice(&json).map_err(|_| Fault::INVALID_CONTEXT)?;
     let context = context.0;
     let listed = context.obligations.and_then(|obligations| obligations.fulfillable_fqns);
-    let sound = listed.iter().flatten().flatten().all(|fqn| {
-        let fqn = fqn.trim();
-        fqn.is_empty() || is_obligation(&fqn.to_lowercase())
-    });
-    sound.then_some(()).ok_or(Fault::INVALID_CONTEXT)
+    let listed = listed.into_iter().flatten().flatten().map(|fqn| fqn.trim().to_owned());
+    let listed: Vec<_> = listed.filter(|fqn| !fqn.is_empty()).collect();
+    let sound = listed.iter().all(|fqn| is_obligation(&fqn.to_lowercase()));
+    sound.then_some(listed).ok_or(Fault::INVALID_CONTEXT)
 }
 
 /// `https://<namespace>`, and after it `/obl/<name>`, and after that `/value/<value>`.
@@ -87,12 +86,12 @@ mod tests {
 
     #[test]
     fn absence_and_null_are_fine() {
-        assert_eq!(check(None), Ok(()));
+        assert_eq!(fulfillable(None), Ok(Vec::new()));
         for json in ["{}", r#"{"obligations":null}"#, r#"{"obligations":{"fulfillableFQNs":null}}"#]
         {
-            assert_eq!(check(Some(&encoded(json))), Ok(()), "{json}");
+            assert_eq!(fulfillable(Some(&encoded(json))), Ok(Vec::new()), "{json}");
         }
-        assert_eq!(check(Some("")), Ok(()));
+        assert_eq!(fulfillable(Some("")), Ok(Vec::new()));
     }
 
     #[test]
@@ -104,7 +103,9 @@ mod tests {
             "  HTTPS://NS.Example/obl/d-r_m/value/x  ",
             "",
         ] {
-            assert_eq!(check(Some(&with(fqn))), Ok(()), "{fqn}");
+            let kept = Some(fqn.trim().to_owned()).filter(|fqn| !fqn.is_empty());
+            let kept: Vec<_> = kept.into_iter().collect();
+            assert_eq!(fulfillable(Some(&with(fqn))), Ok(kept), "{fqn}");
         }
     }
 
@@ -132,14 +133,14 @@ mod tests {
             &long_label,
             &long_name,
         ] {
-            assert_eq!(check(Some(&with(fqn))), Err(Fault::INVALID_CONTEXT), "{fqn}");
+            assert_eq!(fulfillable(Some(&with(fqn))), Err(Fault::INVALID_CONTEXT), "{fqn}");
         }
     }
 
     #[test]
     fn undecodable_headers_are_refused() {
         for header in ["{}", "!", "e30", &encoded("[1"), &encoded("{} {}"), &encoded("\"text\"")] {
-            assert_eq!(check(Some(header)), Err(Fault::INVALID_CONTEXT), "{header}");
+            assert_eq!(fulfillable(Some(header)), Err(Fault::INVALID_CONTEXT), "{header}");
         }
     }
 }

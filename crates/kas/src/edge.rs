@@ -5,11 +5,12 @@
 
 use std::borrow::Cow;
 
+use kasbah_auth::Proof;
 use kasbah_crypto::PublicKeyError;
 use kasbah_trust::Error;
 use tonic::{Code, Status};
 
-use crate::{AuditOutcome, AuthError};
+use crate::AuditOutcome;
 
 /// Why a request, or one key access object of it, failed; in public words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,10 @@ impl Fault {
     // Of the signed request token.
     pub(crate) const COULD_NOT_PARSE_TOKEN: Self =
         Self::malformed(Class::Unauthenticated, "could not parse token");
+    pub(crate) const UNABLE_TO_VERIFY_TOKEN: Self =
+        Self::malformed(Class::Unauthenticated, "unable to verify request token");
+    const MISSING_ACCESS_TOKEN: Self =
+        Self::malformed(Class::Unauthenticated, "missing access token");
     pub(crate) const MISSING_REQUEST_BODY: Self = Self::invalid("missing request body");
     pub(crate) const INVALID_REQUEST_BODY: Self = Self::invalid("invalid request body");
     pub(crate) const INVALID_CONTEXT: Self =
@@ -62,13 +67,30 @@ impl Fault {
         desc: Cow::Borrowed("bad request"),
         outcome: AuditOutcome::Tampered,
     };
-    pub(crate) const FORBIDDEN_NO_DECISION_SERVICE: Self = Self {
-        class: Class::PermissionDenied,
-        desc: Cow::Borrowed(
-            "forbidden: no decision service is configured for policies with attributes",
-        ),
-        outcome: AuditOutcome::Denied,
+    pub(crate) const FORBIDDEN_NO_DECISION_SERVICE: Self =
+        Self::denied("forbidden: no decision service is configured for policies with attributes");
+    pub(crate) const FORBIDDEN: Self = Self::denied("forbidden");
+    pub(crate) const FORBIDDEN_WITHOUT_ATTRIBUTES: Self =
+        Self::denied("forbidden: policies without attributes are not opened here");
+    /// The decision service does not want to decide.
+    pub(crate) const DECISION_REFUSED: Self = Self::denied("forbidden: pdp-denied");
+    pub(crate) const DECISION_UNAVAILABLE: Self = Self {
+        class: Class::Internal,
+        desc: Cow::Borrowed("internal: auth-service-unavailable"),
+        outcome: AuditOutcome::Unavailable,
     };
+    pub(crate) const DECISION_CANCELLED: Self = Self {
+        class: Class::Internal,
+        desc: Cow::Borrowed("internal: context-cancelled"),
+        outcome: AuditOutcome::Cancelled,
+    };
+    /// The audit log could not take the event that had to be kept first.
+    pub(crate) const AUDIT_UNAVAILABLE: Self = Self {
+        class: Class::Unavailable,
+        desc: Cow::Borrowed("audit log unavailable"),
+        outcome: AuditOutcome::Unavailable,
+    };
+    pub(crate) const AUDIT_BUSY: Self = Self::exhausted("audit log busy");
     pub(crate) const HYBRID_NOT_ENABLED: Self = Self::invalid("hybrid-wrapped not enabled");
     pub(crate) const INVALID_EPHEMERAL_KEY: Self = Self::invalid("invalid ephemeral public key");
     /// The client's key is on a curve that no data key can be encrypted to.
@@ -92,12 +114,31 @@ impl Fault {
         Self { class, desc: Cow::Borrowed(desc), outcome: AuditOutcome::Malformed }
     }
 
+    const fn denied(desc: &'static str) -> Self {
+        Self {
+            class: Class::PermissionDenied,
+            desc: Cow::Borrowed(desc),
+            outcome: AuditOutcome::Denied,
+        }
+    }
+
     const fn exhausted(desc: &'static str) -> Self {
         Self {
             class: Class::ResourceExhausted,
             desc: Cow::Borrowed(desc),
             outcome: AuditOutcome::Busy,
         }
+    }
+
+    /// The caller does not prove well enough that the token is theirs.
+    pub(crate) fn proof_required(needed: Proof) -> Self {
+        let desc = match needed {
+            Proof::Mtls => "forbidden: this key needs a token bound to a client certificate",
+            Proof::Dpop | Proof::Bearer => {
+                "forbidden: this key needs a token bound to a key, with a proof of possession"
+            }
+        };
+        Self::denied(desc)
     }
 
     /// The client's key was refused. A curve that is not supported fails each key access object
@@ -113,6 +154,11 @@ impl Fault {
                 ..Self::INVALID_REQUEST
             },
         }
+    }
+
+    /// Whether access was decided, and refused.
+    pub(crate) fn is_denial(&self) -> bool {
+        *self == Self::FORBIDDEN
     }
 
     /// The fault of one key access object, for `KeyAccessRewrapResult.error`.
@@ -220,15 +266,9 @@ pub(crate) fn report(error: &Error) -> Fault {
     Fault::from(error)
 }
 
-/// Logs why a token was refused; the client is told only that it was.
-pub(crate) fn unauthenticated(error: &AuthError) -> Status {
-    tracing::info!(%error, "unauthenticated request");
-    Status::unauthenticated("unauthenticated")
-}
-
-/// There is no token.
-pub(crate) fn missing_authorization() -> Status {
-    Status::unauthenticated("missing authorization header")
+/// Nobody looked at the access token.
+pub(crate) fn missing_access_token() -> Status {
+    Fault::MISSING_ACCESS_TOKEN.status()
 }
 
 /// Why there is no public key to hand out; these messages lack the `rpc error` line.
@@ -321,6 +361,17 @@ mod tests {
     fn only_tamper_outcomes_say_bad_request() {
         let described = [
             Fault::COULD_NOT_PARSE_TOKEN,
+            Fault::UNABLE_TO_VERIFY_TOKEN,
+            Fault::MISSING_ACCESS_TOKEN,
+            Fault::FORBIDDEN,
+            Fault::FORBIDDEN_WITHOUT_ATTRIBUTES,
+            Fault::DECISION_REFUSED,
+            Fault::DECISION_UNAVAILABLE,
+            Fault::DECISION_CANCELLED,
+            Fault::AUDIT_UNAVAILABLE,
+            Fault::AUDIT_BUSY,
+            Fault::proof_required(Proof::Dpop),
+            Fault::proof_required(Proof::Mtls),
             Fault::MISSING_REQUEST_BODY,
             Fault::INVALID_REQUEST_BODY,
             Fault::INVALID_CONTEXT,

@@ -6,7 +6,12 @@ use crate::{Limits, body::Body, check, context, policy::Policy, srt};
 
 /// A signed request token, and what it carries.
 pub fn request_token(text: &str) {
-    if let Ok(json) = srt::open(text, SystemTime::now(), Duration::from_mins(1)) {
+    let times = srt::Times {
+        now: SystemTime::now(),
+        skew: Duration::from_mins(1),
+        lifetime: Duration::from_hours(1),
+    };
+    if let Ok(json) = srt::open(text, times, None) {
         request_body(&json);
     }
 }
@@ -31,5 +36,5 @@ pub fn policy(text: &str) {
 
 /// The header `x-rewrap-additional-context`.
 pub fn additional_context(header: &str) {
-    let _ = context::check(Some(header));
+    let _ = context::fulfillable(Some(header));
 }

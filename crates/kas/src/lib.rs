@@ -1,21 +1,23 @@
 //! The data plane of a Key Access Server: `kas.AccessService` over gRPC.
 //!
-//! Start at [`Kas::builder`]. A request passes `server` (authentication, limits), `rewrap` (the
-//! checks, in order), `access` (the decision) and only then a key manager. `edge` is the one
+//! Start at [`Kas::builder`]. A request passes the gate (`kasbah_auth`), `server` (limits), `rewrap`
+//! (the checks, in order), `access` (the decision) and only then a key manager. `edge` is the one
 //! module that knows status codes and public texts.
 //!
 //! ```no_run
 //! # use std::{future, sync::Arc};
-//! # use kasbah_kas::{DevVerifier, Kas, Keyring, StderrSink};
+//! # use kasbah_auth::Gate;
+//! # use kasbah_kas::{Kas, Keyring, StderrSink};
 //! # use kasbah_trust::{Algorithm, KeyManagerFactory};
-//! # async fn run(basic: Arc<dyn KeyManagerFactory>) -> Result<(), Box<dyn std::error::Error>> {
+//! # type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+//! # async fn run(basic: Arc<dyn KeyManagerFactory>, gate: Arc<Gate>) -> Result<()> {
 //! let uri = "http://localhost:8080";
 //! let kas = Kas::builder()
 //!     .uri(uri)
 //!     .key_manager("opentdf.io/basic", &Algorithm::ALL, basic)
 //!     .default_manager("opentdf.io/basic")
 //!     .key_index(Arc::new(Keyring::new(uri, vec![])?))
-//!     .verifier(Arc::new(DevVerifier))
+//!     .gate(gate)
 //!     .audit(Arc::new(StderrSink::default()))
 //!     .build()?;
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
@@ -27,7 +29,6 @@
 
 mod access;
 mod audit;
-mod auth;
 mod body;
 mod builder;
 mod check;
@@ -36,21 +37,22 @@ mod edge;
 mod encoding;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod jwt;
 mod keyring;
 mod limits;
+mod min_proof;
 mod policy;
 mod public_key;
 mod redeem;
 mod rewrap;
 mod server;
 mod srt;
+mod tls;
 
-pub use access::AccessGranted;
+pub use access::{AccessGranted, AccessRules};
 pub use audit::{AuditEvent, AuditOutcome, AuditSink, MemorySink, StderrSink};
-pub use auth::{AuthError, Caller, DevVerifier, TokenVerifier};
 pub use builder::{BuildError, KasBuilder};
-pub use jwt::{JwtError, JwtRules, JwtVerifier};
 pub use keyring::{Keyring, KeyringError};
 pub use limits::Limits;
+pub use min_proof::MinProof;
 pub use server::{Kas, ServeError};
+pub use tls::Tls;

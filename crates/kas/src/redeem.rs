@@ -3,6 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
+use kasbah_auth::Proof;
 use kasbah_trust::{
     Algorithm, Deadline, Error, KeyDetails, KeyFilter, KeyId, KeyService, Lease, PolicyBinding,
     PublicKey, Recipient, Result, RewrapRequest, RewrappedKey, WrappedDek,
@@ -10,7 +11,7 @@ use kasbah_trust::{
 use tokio::time::timeout_at;
 
 use crate::{
-    AccessGranted,
+    AccessGranted, MinProof,
     check::Checked,
     edge::{Fault, report},
 };
@@ -46,6 +47,10 @@ pub(crate) struct Redeemed {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Keys<'a> {
     pub(crate) service: &'a KeyService,
+    /// How well the caller must prove to be the owner of the token, for which key.
+    pub(crate) min_proof: &'a MinProof,
+    /// How well the caller does.
+    pub(crate) proof: Proof,
     pub(crate) deadline: Deadline,
     /// How many legacy keys may be tried.
     pub(crate) legacy_limit: usize,
@@ -75,9 +80,9 @@ impl Keys<'_> {
         let mut candidates = Vec::with_capacity(keys.len());
         let mut untried = None;
         for key in keys {
-            match guard(self.deadline, self.service.manager_for(&key)).await {
-                Ok(lease) => candidates.push(Candidate { key, lease }),
-                Err(error) => untried = untried.or(Some(report(&error))),
+            match self.candidate(key).await {
+                Ok(candidate) => candidates.push(candidate),
+                Err(fault) => untried = untried.or(Some(fault)),
             }
         }
         match untried {
@@ -90,6 +95,16 @@ impl Keys<'_> {
                 untried,
             }),
         }
+    }
+
+    async fn candidate(&self, key: Arc<KeyDetails>) -> Result<Candidate, Fault> {
+        let needed = self.min_proof.of(&key);
+        if self.proof < needed {
+            return Err(Fault::proof_required(needed));
+        }
+        let leasing = guard(self.deadline, self.service.manager_for(&key));
+        let lease = leasing.await.map_err(|error| report(&error))?;
+        Ok(Candidate { key, lease })
     }
 
     async fn find(&self, kid: &KeyId, wrapped: &WrappedDek) -> Result<Arc<KeyDetails>, Fault> {
@@ -117,9 +132,14 @@ pub(crate) async fn open_recipient(
         (PublicKey::Ec(_), Some(lease)) => {
             guard(deadline, lease.open_recipient(client, deadline)).await
         }
-        _ => Recipient::in_host(client),
+        _ => return in_host(client),
     };
     opened.map_err(|error| report(&error))
+}
+
+/// A client's key, opened in host memory.
+pub(crate) fn in_host(client: &PublicKey) -> Result<Recipient, Fault> {
+    Recipient::in_host(client).map_err(|error| report(&error))
 }
 
 /// Has the data key re-encrypted, by the first candidate that can; spends the grant.

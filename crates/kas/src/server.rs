@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kasbah_auth::{Caller, GateLayer};
 use kasbah_proto::kas::{
     LegacyPublicKeyRequest, PublicKeyRequest, PublicKeyResponse, RewrapRequest, RewrapResponse,
     access_service_server::{AccessService, AccessServiceServer},
@@ -20,12 +21,12 @@ use tonic::{
 use uuid::Uuid;
 
 use crate::{
-    Caller, KasBuilder, Limits,
+    KasBuilder, Limits, Tls,
     builder::Parts,
     context,
-    edge::{Fault, missing_authorization, unauthenticated},
+    edge::{Fault, missing_access_token},
     public_key,
-    rewrap::{Call, rewrap},
+    rewrap::{Call, refuse, rewrap},
 };
 
 /// How much longer than a request may take its connection is kept for it, so that the answer that
@@ -40,6 +41,7 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 pub struct Kas {
     parts: Arc<Parts>,
     beside: Routes,
+    tls: Option<Tls>,
 }
 
 /// A server could not start, or broke.
@@ -50,8 +52,8 @@ pub enum ServeError {
     Listener(#[source] io::Error),
     /// Anybody could come in.
     #[error(
-        "refusing to listen on {0}: the token verifier accepts any token and is for loopback \
-         addresses only; listen on 127.0.0.1 or configure a real verifier"
+        "refusing to listen on {0}: any access token is accepted, which is for loopback addresses \
+         only; listen on 127.0.0.1 or configure who issues tokens"
     )]
     NotLoopback(SocketAddr),
     /// The transport failed.
@@ -66,13 +68,20 @@ impl Kas {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), beside: Routes::default() }
+        Self { parts: Arc::new(parts), beside: Routes::default(), tls: None }
     }
 
     /// Serves `routes` too, on the same listener.
     #[must_use]
     pub fn beside(mut self, routes: Routes) -> Self {
         self.beside = routes;
+        self
+    }
+
+    /// Serves by TLS.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -86,12 +95,12 @@ impl Kas {
         Arc::clone(&self.parts.keys)
     }
 
-    /// Serves gRPC without TLS on `listener` until `shutdown` completes. Then it accepts nothing
+    /// Serves gRPC on `listener`, by TLS if [`Kas::tls`] was set, until `shutdown` completes. Then it accepts nothing
     /// new, lets requests under way finish until [`Limits::drain_timeout`], and closes the key
     /// managers.
     ///
     /// # Errors
-    /// When the verifier is for loopback addresses only and `listener` is not on one, or the
+    /// When the gate is for loopback addresses only and `listener` is not on one, or the
     /// transport fails. Key managers are closed in every case.
     pub async fn serve(
         self,
@@ -118,12 +127,12 @@ impl Kas {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ServeError> {
         let address = listener.local_addr().map_err(ServeError::Listener)?;
-        if self.parts.verifier.loopback_only() && !address.ip().is_loopback() {
+        if self.parts.gate.loopback_only() && !address.ip().is_loopback() {
             return Err(ServeError::NotLoopback(address));
         }
         tracing::info!(%address, uri = self.uri(), "serving");
-        let Self { parts, beside } = self;
-        let limits = parts.limits.clone();
+        let Self { parts, beside, tls } = self;
+        let (limits, gate) = (parts.limits.clone(), Arc::clone(&parts.gate));
         let service = AccessServiceServer::new(Access::new(parts))
             .max_decoding_message_size(limits.message_bytes);
         let stopping = Semaphore::new(0);
@@ -132,7 +141,8 @@ impl Kas {
             tracing::info!("stopping");
             stopping.close();
         };
-        let serving = transport(&limits)
+        let serving = transport(&limits, tls.as_ref())?
+            .layer(GateLayer::new(gate))
             .add_routes(beside.add_service(service))
             .serve_with_incoming_shutdown(incoming(listener), signal);
         tokio::select! {
@@ -145,12 +155,16 @@ impl Kas {
     }
 }
 
-fn transport(limits: &Limits) -> Server {
-    Server::builder()
+fn transport(limits: &Limits, tls: Option<&Tls>) -> Result<Server, TransportError> {
+    let server = Server::builder()
         .timeout(limits.request_timeout + ANSWER_GRACE)
         .max_concurrent_streams(limits.streams_per_connection)
         .http2_max_header_list_size(limits.header_bytes)
-        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_interval(Some(KEEPALIVE));
+    match tls {
+        Some(tls) => server.tls_config(tls.config()),
+        None => Ok(server),
+    }
 }
 
 /// Answers are small: held back until the client acknowledges what came before, each would take
@@ -183,13 +197,6 @@ impl Access {
         let ours = self.parts.limits.request_timeout;
         Deadline::after(client_timeout(metadata).map_or(ours, |theirs| theirs.min(ours)))
     }
-
-    async fn authenticate(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let header = metadata.get("authorization").ok_or_else(missing_authorization)?;
-        // Text that is not visible ASCII fits no scheme.
-        let header = header.to_str().unwrap_or_default();
-        self.parts.verifier.verify(header).await.map_err(|error| unauthenticated(&error))
-    }
 }
 
 #[async_trait]
@@ -219,12 +226,10 @@ impl AccessService for Access {
     ) -> Result<Response<RewrapResponse>, Status> {
         let started = Instant::now();
         let deadline = self.deadline(request.metadata());
-        let _slot = self.slots.try_acquire().map_err(|_| Fault::TOO_MANY_REQUESTS.status())?;
-        let caller = self.authenticate(request.metadata()).await?;
         let address = request.remote_addr().map(|address| address.ip());
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, mut extensions, message) = request.into_parts();
         let call = Call {
-            caller,
+            caller: extensions.remove::<Caller>().ok_or_else(missing_access_token)?,
             address,
             user_agent: text(&metadata, "user-agent").to_owned(),
             request: text(&metadata, "x-request-id").parse().unwrap_or_else(|_| Uuid::new_v4()),
@@ -234,6 +239,10 @@ impl AccessService for Access {
                 .map(|value| value.to_str().unwrap_or("?").to_owned()),
             started,
             deadline,
+        };
+        let Ok(_slot) = self.slots.try_acquire() else {
+            refuse(&self.parts, &call, &Fault::TOO_MANY_REQUESTS);
+            return Err(Fault::TOO_MANY_REQUESTS.status());
         };
         rewrap(&self.parts, &call, &message.signed_request_token)
             .await

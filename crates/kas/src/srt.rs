@@ -1,13 +1,13 @@
 //! The signed request token that carries the body of a rewrap.
 //!
-//! Its form is checked strictly: a compact JWS with an asymmetric algorithm. Its signature is
-//! not: a bearer access token says nothing of the key that signs requests, so there is no key to
-//! verify it with.
+//! Its form is always checked: a compact JWS with an asymmetric algorithm. Its signature is, and
+//! must be that of the caller's key, when the caller proved to hold one. A bearer access token says
+//! nothing of the key that signs requests, so there is no key to verify it with.
 
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::{Deserialize, de::DeserializeOwned};
+use kasbah_auth::{Jws, ProofKey};
 use serde_json::{Map, Value};
 
 use crate::edge::Fault;
@@ -15,61 +15,86 @@ use crate::edge::Fault;
 const ALGORITHMS: [&str; 10] =
     ["ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"];
 
-#[derive(Deserialize)]
-struct Claims {
-    #[serde(rename = "requestBody")]
-    request_body: Option<Value>,
-    iat: Option<f64>,
-    exp: Option<f64>,
-    nbf: Option<f64>,
+/// How long a token may be good, and by whose clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) now: SystemTime,
+    /// Tolerance for clocks that differ.
+    pub(crate) skew: Duration,
+    /// The longest lifetime.
+    pub(crate) lifetime: Duration,
 }
 
-/// Reads the request body out of a token that is valid at `now`, give or take `skew`.
-pub(crate) fn open(token: &str, now: SystemTime, skew: Duration) -> Result<String, Fault> {
-    let claims = parse(token).ok_or(Fault::COULD_NOT_PARSE_TOKEN)?;
-    let valid = claims.valid_at(now, skew);
-    let body = match claims.request_body {
-        None => return Err(Fault::MISSING_REQUEST_BODY),
-        Some(Value::String(body)) => body,
-        Some(_) => return Err(Fault::INVALID_REQUEST_BODY),
+/// Reads the request body out of a token that is valid now, and was signed by `key` if there is
+/// one.
+pub(crate) fn open(token: &str, times: Times, key: Option<&ProofKey>) -> Result<String, Fault> {
+    let jws = parse(token).ok_or(Fault::COULD_NOT_PARSE_TOKEN)?;
+    let refused = match key {
+        Some(_) => Fault::UNABLE_TO_VERIFY_TOKEN,
+        None => Fault::COULD_NOT_PARSE_TOKEN,
     };
-    if valid { Ok(body) } else { Err(Fault::COULD_NOT_PARSE_TOKEN) }
-}
-
-fn parse(token: &str) -> Option<Claims> {
-    let mut parts = token.split('.');
-    let (header, claims, signature) = (parts.next()?, parts.next()?, parts.next()?);
-    let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-    if parts.next().is_some() || signature.is_empty() {
-        return None;
+    let is_text = match jws.claims().get("requestBody") {
+        None => return Err(Fault::MISSING_REQUEST_BODY),
+        Some(body) => body.is_string(),
+    };
+    if !is_text {
+        return Err(Fault::INVALID_REQUEST_BODY);
     }
-    let header: Map<String, Value> = part(header)?;
-    // An extension that must be understood is not.
-    if header.contains_key("crit") || !ALGORITHMS.contains(&header.get("alg")?.as_str()?) {
-        return None;
+    if !times.allow(jws.claims(), key.is_some()) {
+        return Err(refused);
     }
-    part(claims)
-}
-
-fn part<T: DeserializeOwned>(text: &str) -> Option<T> {
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
-}
-
-impl Claims {
-    fn valid_at(&self, now: SystemTime, skew: Duration) -> bool {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let now = i128::from(now);
-        let skew = i128::from(skew.as_secs());
-        seconds(self.iat).is_none_or(|issued| now >= issued - skew)
-            && seconds(self.exp).is_none_or(|expires| now < expires + skew)
-            && seconds(self.nbf).is_none_or(|begins| now >= begins - skew)
+    if key.is_some_and(|key| key.verify(&jws).is_err()) {
+        return Err(refused);
+    }
+    match jws.into_claims().remove("requestBody") {
+        Some(Value::String(body)) => Ok(body),
+        _ => Err(Fault::INVALID_REQUEST_BODY),
     }
 }
 
-/// Whole seconds; zero counts as absent.
+fn parse(token: &str) -> Option<Jws<'_>> {
+    let (_, signature) = token.rsplit_once('.')?;
+    let is_signed = URL_SAFE_NO_PAD.decode(signature).is_ok_and(|bytes| !bytes.is_empty());
+    let jws = Jws::parse(token).ok()?;
+    (is_signed && ALGORITHMS.contains(&jws.header_text("alg")?)).then_some(jws)
+}
+
+impl Times {
+    /// Whether a token is valid now. One that was signed for this request must say until when, or
+    /// since when; others may say nothing.
+    fn allow(self, claims: &Map<String, Value>, must_say: bool) -> bool {
+        let read = |name| seconds(claims.get(name));
+        let (Some(issued), Some(expires), Some(begins)) = (read("iat"), read("exp"), read("nbf"))
+        else {
+            return false;
+        };
+        let now = self.now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let (now, skew) = (i128::from(now), i128::from(self.skew.as_secs()));
+        let lifetime = i128::from(self.lifetime.as_secs());
+        let ends = match (expires, issued) {
+            (Some(expires), Some(issued)) => Some(expires.min(issued + lifetime)),
+            (Some(expires), None) => Some(expires),
+            (None, Some(issued)) => Some(issued + lifetime),
+            (None, None) => None,
+        };
+        issued.is_none_or(|issued| now >= issued - skew)
+            && begins.is_none_or(|begins| now >= begins - skew)
+            && expires.is_none_or(|expires| expires - now <= lifetime + skew)
+            && ends.map_or(!must_say, |ends| now < ends + skew)
+    }
+}
+
+/// Whole seconds; zero counts as absent. `None` when it is no number.
 #[expect(clippy::cast_possible_truncation, reason = "fractions are dropped on purpose")]
-fn seconds(claim: Option<f64>) -> Option<i128> {
-    claim.map(|time| time as i64).filter(|time| *time != 0).map(i128::from)
+#[expect(clippy::option_option, reason = "absent and malformed are different outcomes")]
+fn seconds(claim: Option<&Value>) -> Option<Option<i128>> {
+    match claim {
+        None | Some(Value::Null) => Some(None),
+        Some(claim) => {
+            let time = claim.as_f64()? as i64;
+            Some((time != 0).then_some(time.into()))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -80,10 +105,15 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_767_225_600;
-    const SKEW: Duration = Duration::from_mins(1);
+
+    const TIMES: Times = Times {
+        now: SystemTime::UNIX_EPOCH,
+        skew: Duration::from_mins(1),
+        lifetime: Duration::from_hours(1),
+    };
 
     fn open_at_now(token: &str) -> Result<String, Fault> {
-        open(token, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW), SKEW)
+        open(token, Times { now: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW), ..TIMES }, None)
     }
 
     fn token(header: &Value, claims: &str) -> String {
@@ -170,7 +200,11 @@ mod tests {
             ("exp", json!(0), true),
             ("exp", json!(-5), false),
             ("exp", json!(null), true),
-            ("exp", json!(1e300), true),
+            ("exp", json!(1e300), false),
+            ("exp", json!(now + 3660), true),
+            ("exp", json!(now + 3661), false),
+            ("iat", json!(now - 3659), true),
+            ("iat", json!(now - 3660), false),
             ("iat", json!(1e300), false),
             ("nbf", json!("soon"), false),
         ] {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use kasbah_kas::{DevVerifier, Kas, Keyring, Limits, MemorySink, ServeError};
+use kasbah_auth::{DevTokens, DpopSettings};
+use kasbah_kas::{Kas, Keyring, Limits, MemorySink, ServeError};
 use kasbah_trust::Algorithm;
 use tokio::net::TcpListener;
 
-use crate::harness::{BASIC, RSA, URI, basic, key};
+use crate::harness::{BASIC, RSA, URI, basic, gate, key};
 
 #[test]
 fn everything_that_is_wrong_is_said_at_once() {
@@ -27,7 +28,7 @@ fn everything_that_is_wrong_is_said_at_once() {
         "twice is registered twice",
         "default key manager nobody is not registered",
         "no key index",
-        "no token verifier",
+        "no gate",
         "no audit sink",
         "limit kaos is 0",
     ] {
@@ -43,13 +44,13 @@ fn a_keyring_has_each_kid_once() {
 }
 
 #[tokio::test]
-async fn a_lenient_verifier_serves_loopback_only() {
+async fn a_lenient_gate_serves_loopback_only() {
     let kas = Kas::builder()
         .uri(URI)
         .key_manager(BASIC, &Algorithm::ALL, basic())
         .default_manager(BASIC)
         .key_index(Arc::new(Keyring::new(URI, Vec::new()).unwrap()))
-        .verifier(Arc::new(DevVerifier))
+        .gate(gate(Arc::new(DevTokens), DpopSettings::default()).await)
         .audit(Arc::new(MemorySink::default()))
         .build()
         .unwrap();

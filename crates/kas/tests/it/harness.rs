@@ -11,9 +11,10 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
+use kasbah_auth::{DevTokens, DpopSettings, Gate, MemoryReplay, Proofs, RolePolicy, TokenVerifier};
 use kasbah_basic::{BasicFactory, RootKeys, wrap_private_key};
 use kasbah_crypto::{PrivateKey, PrivateKeyParts, binding, envelope::RootKey};
-use kasbah_kas::{DevVerifier, Kas, KasBuilder, Keyring, MemorySink, ServeError};
+use kasbah_kas::{Kas, KasBuilder, Keyring, MemorySink, ServeError};
 use kasbah_proto::kas::{
     KeyAccessRewrapResult, RewrapRequest, RewrapResponse,
     access_service_client::AccessServiceClient, key_access_rewrap_result,
@@ -66,7 +67,7 @@ impl Server {
             .key_manager(BASIC, &Algorithm::ALL, basic())
             .default_manager(BASIC)
             .key_index(Arc::new(Keyring::new(URI, keys).unwrap()))
-            .verifier(Arc::new(DevVerifier))
+            .gate(gate(Arc::new(DevTokens), DpopSettings::default()).await)
             .audit(audit.clone());
         let kas = configure(builder).build().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -112,6 +113,14 @@ impl Server {
         drop(self.client);
         self.serving.await.unwrap()
     }
+}
+
+/// A gate with the built-in roles.
+pub(crate) async fn gate(tokens: Arc<dyn TokenVerifier>, dpop: DpopSettings) -> Arc<Gate> {
+    let origins = if dpop.origins.is_empty() { vec![URI.to_owned()] } else { dpop.origins.clone() };
+    let replay = Arc::new(MemoryReplay::default());
+    let proofs = Proofs::new(DpopSettings { origins, ..dpop }, replay).unwrap();
+    Arc::new(Gate::new(tokens, proofs, RolePolicy::built_in("").await.unwrap()))
 }
 
 /// `Ok` is a wrapped key, `Err` the text of a failure.

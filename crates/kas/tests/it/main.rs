@@ -2,11 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
 
 mod audit;
-mod auth;
 mod builder;
 mod concurrency;
 mod harness;
-mod jwt;
 mod limits;
 mod managers;
 mod public_key;

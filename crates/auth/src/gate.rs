@@ -1,0 +1,173 @@
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc};
+
+use secrecy::ExposeSecret;
+use tonic::{
+    Code, Status,
+    codegen::http::{Extensions, HeaderMap, HeaderName, HeaderValue, request::Parts},
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
+};
+
+use crate::{
+    Caller, ClaimNames, DevTokens, DpopSettings, MemoryReplay, Presented, Proof, Proofs, Refusal,
+    RefusalKind, RolePolicy, Scheme, TokenVerifier, roles::claim,
+};
+
+/// Calls that need no token.
+const PUBLIC: [&str; 4] = [
+    "/grpc.health.v1.Health/Check",
+    "/kas.AccessService/LegacyPublicKey",
+    "/kas.AccessService/PublicKey",
+    "/wellknownconfiguration.WellKnownService/GetWellKnownConfiguration",
+];
+
+/// Lets calls in: who is it, do they prove it, may they.
+pub struct Gate {
+    tokens: Arc<dyn TokenVerifier>,
+    proofs: Proofs,
+    roles: RolePolicy,
+    claims: ClaimNames,
+    min_proof: Proof,
+}
+
+/// A call that may go on.
+#[derive(Debug)]
+pub(crate) enum Admitted {
+    /// Anybody may make it.
+    Public,
+    /// Made by this caller; the nonce is to be sent with the answer.
+    Caller { caller: Box<Caller>, nonce: Option<String> },
+}
+
+impl Gate {
+    /// A gate that verifies tokens by `tokens`, how they are proven by `proofs`, and calls by
+    /// `roles`.
+    pub fn new(tokens: Arc<dyn TokenVerifier>, proofs: Proofs, roles: RolePolicy) -> Self {
+        let (claims, min_proof) = (ClaimNames::default(), Proof::Bearer);
+        Self { tokens, proofs, roles, claims, min_proof }
+    }
+
+    /// A gate at `origin` that takes any token for one of an administrator; for tests and a
+    /// developer's own machine. A server refuses to listen on anything but a loopback address with
+    /// it.
+    ///
+    /// # Errors
+    /// When `origin` is none.
+    pub async fn for_development(origin: &str) -> Result<Self, Box<dyn StdError + Send + Sync>> {
+        let settings = DpopSettings { origins: vec![origin.to_owned()], ..DpopSettings::default() };
+        let proofs = Proofs::new(settings, Arc::new(MemoryReplay::default()))?;
+        Ok(Self::new(Arc::new(DevTokens), proofs, RolePolicy::built_in("").await?))
+    }
+
+    /// Reads users, groups and clients from other claims.
+    #[must_use]
+    pub fn with_claims(self, claims: ClaimNames) -> Self {
+        Self { claims, ..self }
+    }
+
+    /// Wants every caller to prove at least this well that the token is theirs.
+    #[must_use]
+    pub fn with_min_proof(self, min_proof: Proof) -> Self {
+        Self { min_proof, ..self }
+    }
+
+    /// Whether it is so lenient that a server must only listen on loopback addresses with it.
+    pub fn loopback_only(&self) -> bool {
+        self.tokens.loopback_only()
+    }
+
+    /// Decides on a call by what its HTTP request says.
+    pub(crate) async fn admit(&self, parts: &Parts) -> Result<Admitted, Refusal> {
+        let path = parts.uri.path();
+        if PUBLIC.contains(&path) {
+            return Ok(Admitted::Public);
+        }
+        let header = parts.headers.get("authorization").ok_or(NO_HEADER)?;
+        // Text that is not visible ASCII fits no scheme.
+        let (scheme, text) = token_of(header.to_str().unwrap_or_default())?;
+        let token = self.tokens.verify(text).await?;
+        let certificate = client_certificate(&parts.extensions);
+        let presented = Presented {
+            scheme,
+            proofs: &proofs(&parts.headers),
+            method: parts.method.as_str(),
+            path,
+            access_token: token.text.expose_secret(),
+            certificate: certificate.as_deref(),
+        };
+        let proven = self.proofs.check(presented, &token).await?;
+        if proven.proof < self.min_proof {
+            return Err(Refusal::proof("the token is not proven as well as this server wants"));
+        }
+        let subjects = self.roles.subjects(&token.claims, &self.claims);
+        self.roles.authorize(&subjects, path)?;
+        let client_id = claim(&token.claims, &self.claims.client_id);
+        let caller = Caller {
+            client_id: client_id.and_then(|id| id.as_str()).unwrap_or_default().to_owned(),
+            sees_private: self.roles.sees_private(&subjects),
+            proof: proven.proof,
+            proof_key: proven.key,
+            token,
+        };
+        Ok(Admitted::Caller { caller: Box::new(caller), nonce: proven.nonce })
+    }
+
+    /// Headers that tell a client what to do about a refusal.
+    pub(crate) fn challenge(&self, refusal: &Refusal) -> Vec<(HeaderName, HeaderValue)> {
+        let headers = self.proofs.challenge(refusal).into_iter();
+        headers.filter_map(|(name, value)| header(name, &value)).collect()
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("tokens", &self.tokens).finish_non_exhaustive()
+    }
+}
+
+/// What a client is told of a refusal, which is little; the log is told the reason.
+pub(crate) fn status(refusal: &Refusal, path: &str) -> Status {
+    let reason = &refusal.reason;
+    match refusal.kind {
+        RefusalKind::Unavailable => tracing::warn!(%reason, path, "a call cannot be let in"),
+        kind => tracing::info!(%reason, ?kind, path, "a call was refused"),
+    }
+    let (code, text) = match refusal.kind {
+        RefusalKind::MissingHeader => (Code::Unauthenticated, "missing authorization header"),
+        RefusalKind::Token | RefusalKind::Proof | RefusalKind::Nonce => {
+            (Code::Unauthenticated, "unauthenticated")
+        }
+        RefusalKind::Forbidden => (Code::PermissionDenied, "permission denied"),
+        RefusalKind::Unavailable => (Code::Unavailable, "authentication unavailable"),
+        RefusalKind::Exhausted => (Code::ResourceExhausted, "too many requests with one proof key"),
+    };
+    Status::new(code, text)
+}
+
+const NO_HEADER: Refusal = Refusal {
+    kind: RefusalKind::MissingHeader,
+    reason: Cow::Borrowed("there is no authorization header"),
+};
+
+pub(crate) fn header(name: &'static str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?))
+}
+
+/// The token behind one of the two schemes, which are matched exactly.
+fn token_of(authorization: &str) -> Result<(Scheme, &str), Refusal> {
+    [("Bearer ", Scheme::Bearer), ("DPoP ", Scheme::Dpop)]
+        .iter()
+        .find_map(|(prefix, scheme)| Some((*scheme, authorization.strip_prefix(prefix)?)))
+        .filter(|(_, token)| !token.is_empty())
+        .ok_or_else(|| Refusal::token("the scheme is neither `Bearer ` nor `DPoP ` with a token"))
+}
+
+/// The values of all `dpop` headers. One that is no text is no proof either.
+fn proofs(headers: &HeaderMap) -> Vec<&str> {
+    headers.get_all("dpop").iter().map(|value| value.to_str().unwrap_or_default()).collect()
+}
+
+/// The certificate that the client of a TLS connection proved to own.
+fn client_certificate(extensions: &Extensions) -> Option<Vec<u8>> {
+    let certificates = extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.peer_certs()?;
+    Some(certificates.first()?.to_vec())
+}
