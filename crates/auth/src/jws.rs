@@ -3,17 +3,18 @@
 //! The signatures are `jsonwebtoken`'s business; here is what it leaves open: strict JSON, no
 //! critical extensions, and ECDSA on P-521, which it lacks.
 
-use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
+use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, crypto, jwk::Jwk};
-use kasbah_crypto::{Curve, PublicKey};
+use jsonwebtoken::{Algorithm, DecodingKey, crypto};
+use kasbah_crypto::{Curve, PublicKey, PublicKeyError, ec::EcPublicKey, rsa::RsaPublicKey};
 use serde_json::{Map, Value};
 
 use crate::json;
 
 const RSA: [&str; 6] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
-/// Coordinate of P-521, in bytes.
-const P521_BYTES: usize = 66;
+/// All that are verified, as `alg` has them.
+pub(crate) const ALGORITHMS: [&str; 10] =
+    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"];
 
 /// A public key with the algorithms it verifies.
 pub struct VerifyingKey {
@@ -28,22 +29,31 @@ enum Key {
 
 /// Why a JWS was refused; never quotes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.reason())]
 pub enum JwsError {
     /// The header's `alg` is not one that fits the key.
-    #[error("its algorithm does not fit the key")]
     Algorithm,
     /// The header lists extensions that must be understood.
-    #[error("its header lists critical extensions")]
     Critical,
     /// Not three base64url parts with strict JSON objects in the first two.
-    #[error("it is not a compact JWS with JSON objects in it")]
     Form,
-    /// No key that is supported: RSA from 2048 bits, P-256, P-384, P-521, Ed25519.
-    #[error("its key is of no supported type")]
+    /// No key that is supported: RSA from 2048 to 8192 bits, P-256, P-384, P-521, Ed25519.
     Key,
     /// The key did not make the signature.
-    #[error("its signature is wrong")]
     Signature,
+}
+
+impl JwsError {
+    /// Its text, for a refusal.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Algorithm => "its algorithm does not fit the key",
+            Self::Critical => "its header lists critical extensions",
+            Self::Form => "it is not a compact JWS with JSON objects in it",
+            Self::Key => "its key is of no supported type",
+            Self::Signature => "its signature is wrong",
+        }
+    }
 }
 
 /// A JWS whose form is right. Nothing in it is true before [`Jws::verify`].
@@ -124,28 +134,22 @@ impl VerifyingKey {
     /// When it is no public key for signatures of a supported type, or its `alg` does not fit it.
     pub fn from_jwk(jwk: &Map<String, Value>) -> Result<Self, JwsError> {
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-        let mut algorithms = match (text("kty"), text("crv")) {
-            (Some("RSA"), _) => RSA.to_vec(),
-            (Some("EC"), Some("P-256")) => vec!["ES256"],
-            (Some("EC"), Some("P-384")) => vec!["ES384"],
-            (Some("EC"), Some("P-521")) => vec!["ES512"],
-            (Some("OKP"), Some("Ed25519")) => vec!["EdDSA"],
-            _ => return Err(JwsError::Key),
+        let bytes = |name: &str| text(name).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        // `crv` says something in keys on curves alone: what makes the key must be what makes its
+        // thumbprint (RFC 7638).
+        let key = match (text("kty"), text("crv")) {
+            (Some("RSA"), _) => Self::rsa(bytes("n"), bytes("e")),
+            (Some("EC"), Some("P-256")) => Self::point(Curve::P256, bytes("x"), bytes("y")),
+            (Some("EC"), Some("P-384")) => Self::point(Curve::P384, bytes("x"), bytes("y")),
+            (Some("EC"), Some("P-521")) => Self::point(Curve::P521, bytes("x"), bytes("y")),
+            (Some("OKP"), Some("Ed25519")) => Self::edwards(bytes("x")),
+            _ => None,
         };
+        let mut key = key.ok_or(JwsError::Key)?;
         if let Some(named) = jwk.get("alg") {
-            algorithms.retain(|algorithm| named.as_str() == Some(algorithm));
+            key.algorithms.retain(|algorithm| named.as_str() == Some(algorithm));
         }
-        if algorithms.is_empty() {
-            return Err(JwsError::Key);
-        }
-        let key = match text("crv") {
-            Some("P-521") => Key::P521(UnparsedPublicKey::new(
-                &ECDSA_P521_SHA512_FIXED,
-                p521_point(text("x"), text("y")).ok_or(JwsError::Key)?,
-            )),
-            _ => Key::Jose(jose(jwk)?),
-        };
-        Ok(Self { key, algorithms })
+        if key.algorithms.is_empty() { Err(JwsError::Key) } else { Ok(key) }
     }
 
     /// A key of PEM text, a `SubjectPublicKeyInfo`.
@@ -154,28 +158,53 @@ impl VerifyingKey {
     /// When it is no public key of a supported type.
     pub fn from_pem(pem: &str) -> Result<Self, JwsError> {
         match PublicKey::from_pem(pem) {
-            Ok(PublicKey::Ec(key)) if key.curve() == Curve::P521 => {
-                let jwk = serde_json::from_str(&PublicKey::Ec(key).to_jwk());
-                Self::from_jwk(&jwk.map_err(|_| JwsError::Key)?)
+            Ok(PublicKey::Ec(key)) => Ok(Self::ec(&key)),
+            Ok(PublicKey::Rsa(key)) => {
+                Self::rsa(Some(key.modulus().into()), Some(key.exponent().into()))
+                    .ok_or(JwsError::Key)
             }
-            Ok(PublicKey::Ec(key)) => {
-                let algorithm = if key.curve() == Curve::P256 { "ES256" } else { "ES384" };
-                Self::jose(DecodingKey::from_ec_pem(pem.as_bytes()), &[algorithm])
-            }
-            Ok(PublicKey::Rsa(_)) => Self::jose(DecodingKey::from_rsa_pem(pem.as_bytes()), &RSA),
-            Err(kasbah_crypto::PublicKeyError::UnsupportedType) => {
-                Self::jose(DecodingKey::from_ed_pem(pem.as_bytes()), &["EdDSA"])
+            Err(PublicKeyError::UnsupportedType) => {
+                let key = DecodingKey::from_ed_pem(pem.as_bytes()).map_err(|_| JwsError::Key)?;
+                Ok(Self::jose(key, &["EdDSA"]))
             }
             Err(_) => Err(JwsError::Key),
         }
     }
 
-    fn jose(
-        key: jsonwebtoken::errors::Result<DecodingKey>,
-        algorithms: &[&'static str],
-    ) -> Result<Self, JwsError> {
-        let key = Key::Jose(key.map_err(|_| JwsError::Key)?);
-        Ok(Self { key, algorithms: algorithms.to_vec() })
+    fn rsa(modulus: Option<Vec<u8>>, exponent: Option<Vec<u8>>) -> Option<Self> {
+        let key = RsaPublicKey::from_components(&modulus?, &exponent?).ok()?;
+        let key = DecodingKey::from_rsa_raw_components(key.modulus(), key.exponent());
+        Some(Self::jose(key, &RSA))
+    }
+
+    /// Coordinates have the length of the field, RFC 7518, section 6.2.1.2.
+    fn point(curve: Curve, x: Option<Vec<u8>>, y: Option<Vec<u8>>) -> Option<Self> {
+        let (x, y) = (x?, y?);
+        if x.len() != curve.field_len() || y.len() != curve.field_len() {
+            return None;
+        }
+        let point = [&[4], x.as_slice(), &y].concat();
+        EcPublicKey::from_sec1(curve, &point).ok().map(|key| Self::ec(&key))
+    }
+
+    fn ec(key: &EcPublicKey) -> Self {
+        match key.curve() {
+            Curve::P256 => Self::jose(DecodingKey::from_ec_der(key.point()), &["ES256"]),
+            Curve::P384 => Self::jose(DecodingKey::from_ec_der(key.point()), &["ES384"]),
+            Curve::P521 => {
+                let key = UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, key.point().to_vec());
+                Self { key: Key::P521(key), algorithms: vec!["ES512"] }
+            }
+        }
+    }
+
+    fn edwards(x: Option<Vec<u8>>) -> Option<Self> {
+        let x = x.filter(|x| x.len() == ED25519_PUBLIC_KEY_LEN)?;
+        Some(Self::jose(DecodingKey::from_ed_der(&x), &["EdDSA"]))
+    }
+
+    fn jose(key: DecodingKey, algorithms: &[&'static str]) -> Self {
+        Self { key: Key::Jose(key), algorithms: algorithms.to_vec() }
     }
 
     /// The names of its algorithms, as `alg` has them.
@@ -184,36 +213,5 @@ impl VerifyingKey {
     }
 }
 
-fn jose(jwk: &Map<String, Value>) -> Result<DecodingKey, JwsError> {
-    // `alg` and `use` are looked at elsewhere, and the library refuses values it does not know.
-    let members = ["kty", "crv", "n", "e", "x", "y"];
-    let public: Map<String, Value> = members
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), jwk.get(*name)?.clone())))
-        .collect();
-    if public.get("kty") == Some(&Value::from("RSA")) && !has_rsa_size(&public) {
-        return Err(JwsError::Key);
-    }
-    let jwk: Jwk = serde_json::from_value(Value::Object(public)).map_err(|_| JwsError::Key)?;
-    DecodingKey::from_jwk(&jwk).map_err(|_| JwsError::Key)
-}
-
-/// 2048 to 8192 bits, which is what the verifier takes.
-fn has_rsa_size(jwk: &Map<String, Value>) -> bool {
-    let modulus = jwk.get("n").and_then(Value::as_str).map(|n| URL_SAFE_NO_PAD.decode(n));
-    let Some(Ok(modulus)) = modulus else { return false };
-    (256..=1024).contains(&modulus.iter().skip_while(|byte| **byte == 0).count())
-}
-
-/// Uncompressed SEC 1.
-fn p521_point(x: Option<&str>, y: Option<&str>) -> Option<Vec<u8>> {
-    let mut point = vec![4];
-    for coordinate in [x?, y?] {
-        let bytes = URL_SAFE_NO_PAD.decode(coordinate).ok()?;
-        if bytes.len() != P521_BYTES {
-            return None;
-        }
-        point.extend(bytes);
-    }
-    Some(point)
-}
+#[cfg(test)]
+mod tests;
