@@ -95,7 +95,7 @@ impl Target {
             return Err(OriginError::Form);
         }
         let mut origin = format!("{}://{}", uri.scheme_str(), authority.host());
-        if let Some(port) = authority.port().filter(|port| !["", default_port].contains(port)) {
+        if let Some(port) = authority.port().filter(|port| *port != default_port) {
             origin.push(':');
             origin.push_str(port);
         }

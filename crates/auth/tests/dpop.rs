@@ -693,6 +693,10 @@ fn uris_and_requests() {
         ("a path that is none", TARGET, |c| c.path = "kas.AccessService/Rewrap"),
         ("a path with a host", TARGET, |c| c.path = "//kas.example/kas.AccessService/Rewrap"),
         ("a whole URI for a path", TARGET, |c| c.path = HTU),
+        ("a host without a scheme, the same in the path", TARGET, |c| {
+            c.path = "//kas.example/kas.AccessService/Rewrap";
+            c.claim("htu", json!("//kas.example/kas.AccessService/Rewrap"));
+        }),
         ("an origin that is not ours any more", TARGET, |c| {
             c.settings.origins = vec!["https://other.example".to_owned()];
         }),
