@@ -4,6 +4,8 @@
 mod audit;
 mod builder;
 mod concurrency;
+mod decisions;
+mod durability;
 mod harness;
 mod limits;
 mod managers;
