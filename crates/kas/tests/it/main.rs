@@ -6,6 +6,7 @@ mod builder;
 mod concurrency;
 mod decisions;
 mod durability;
+mod gate;
 mod harness;
 mod limits;
 mod managers;
