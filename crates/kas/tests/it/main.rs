@@ -15,4 +15,5 @@ mod recipients;
 mod rewrap;
 mod scripted;
 mod shutdown;
+mod tls;
 mod token;
