@@ -2,6 +2,7 @@
 
 pub mod golden;
 mod kryoptic;
+pub mod oidc;
 mod opencryptoki;
 pub mod postgres;
 mod softhsm;
