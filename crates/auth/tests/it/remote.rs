@@ -42,6 +42,21 @@ async fn keys_are_found_when_they_are_needed() {
     assert!(tokens.issuers()[0].age.unwrap() >= 5 * MINUTE);
 }
 
+/// Or a stranger who makes us look again could have everything verified anew.
+#[tokio::test]
+async fn the_same_keys_again_forget_no_token() {
+    let signer = Signer::new("1", "ES256");
+    let idp = Idp::new(&[&signer]).await;
+    let tokens = tokens(&idp);
+    let token = signer.token(&claims(&idp.issuer()));
+    let first = tokens.verify(&token).await.unwrap();
+    later(16 * MINUTE).await;
+    tokens.prefetch();
+    until(|| health(&tokens) == KeyState::Current).await;
+    assert_eq!(idp.fetches(), 2);
+    assert!(Arc::ptr_eq(&first, &tokens.verify(&token).await.unwrap()));
+}
+
 #[tokio::test]
 async fn keys_can_be_fetched_ahead() {
     let idp = Idp::new(&[&Signer::new("1", "ES256")]).await;

@@ -378,6 +378,18 @@ async fn keys_that_are_no_use_are_passed_over() {
     tokens.verify(&signer.token(&claims(ISSUER))).await.unwrap();
 }
 
+#[test]
+fn keys_beyond_the_bound_are_not_looked_at() {
+    let signer = Signer::new("k", "ES256");
+    for (others, good) in [(255, true), (256, false)] {
+        let mut keys = vec![json!({ "kty": "oct" }); others];
+        keys.push(signer.jwk());
+        let keys = KeySource::Jwks(json!({ "keys": keys }).to_string());
+        let settings = IssuerSettings { keys, ..settings(ISSUER, &[]) };
+        assert_eq!(Tokens::new(vec![settings], TokenRules::default()).is_ok(), good);
+    }
+}
+
 #[tokio::test]
 async fn nothing_of_a_token_is_printed() {
     let signer = Signer::new("kid-one", "ES256");
