@@ -89,12 +89,23 @@ pub enum PolicyError {
 }
 
 impl RolePolicy {
+    /// Checks that every line of `csv` is a rule.
+    ///
+    /// # Errors
+    /// When one is none.
+    pub fn check(csv: &str) -> Result<(), PolicyError> {
+        for (index, line) in csv.lines().enumerate() {
+            check_line(line).map_err(|problem| PolicyError::Line { line: index + 1, problem })?;
+        }
+        Ok(())
+    }
+
     /// The built-in policy, with `more` rules behind it.
     ///
     /// # Errors
     /// When a rule is none.
     pub async fn built_in(more: &str) -> Result<Self, PolicyError> {
-        check(more)?;
+        Self::check(more)?;
         Self::load(format!("{BUILT_IN}\n{more}")).await
     }
 
@@ -103,7 +114,7 @@ impl RolePolicy {
     /// # Errors
     /// When a rule is none.
     pub async fn replaced(csv: &str) -> Result<Self, PolicyError> {
-        check(csv)?;
+        Self::check(csv)?;
         Self::load(csv.to_owned()).await
     }
 
@@ -234,13 +245,6 @@ fn normalised(line: &str) -> String {
 }
 
 /// The library passes over what it does not understand.
-fn check(csv: &str) -> Result<(), PolicyError> {
-    for (index, line) in csv.lines().enumerate() {
-        check_line(line).map_err(|problem| PolicyError::Line { line: index + 1, problem })?;
-    }
-    Ok(())
-}
-
 fn check_line(line: &str) -> Result<(), String> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
@@ -280,7 +284,10 @@ mod tests {
     const UNSAFE: &str = "/policy.unsafe.UnsafeService/UnsafeDeleteKasKey";
 
     fn claims(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
+        match value {
+            Value::Object(claims) => claims,
+            other => panic!("no object: {other}"),
+        }
     }
 
     fn may(policy: &RolePolicy, claims: &Map<String, Value>, path: &str) -> bool {
