@@ -5,6 +5,7 @@ mod kryoptic;
 pub mod oidc;
 mod opencryptoki;
 pub mod postgres;
+pub mod proofs;
 mod softhsm;
 pub mod tdf;
 pub mod tokens;
