@@ -30,8 +30,11 @@ const LISTEN_BACK_OFF: Duration = Duration::from_millis(500);
 
 /// Migrations: version, name, statements with `BYTES` for the type that the databases name
 /// differently.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "initial", include_str!("../migrations/0001_initial.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 3] = [
+    (1, "initial", include_str!("../migrations/0001_initial.sql")),
+    (2, "replay", include_str!("../migrations/0002_replay.sql")),
+    (3, "entitlements", include_str!("../migrations/0003_entitlements.sql")),
+];
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
