@@ -4,33 +4,22 @@
 
 use std::{
     fmt,
-    io::Write,
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use kasbah_audit::Receipt;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tonic::Status;
 
-use crate::{Kas, Key, Provider};
+use crate::{Error, Kas, Key, Provider, actor::Actor};
 
-/// Takes audit events, after what they tell has been committed or refused.
+/// Takes audit events, after what they tell has been committed or refused. A call is answered once
+/// its event is kept.
 pub trait PolicyAudit: fmt::Debug + Send + Sync + 'static {
-    /// Takes one event. Must not block for longer than a write to a log takes.
-    fn record(&self, event: &Value);
-}
-
-/// Writes each event as a line to standard error.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct StderrPolicyAudit;
-
-impl PolicyAudit for StderrPolicyAudit {
-    fn record(&self, event: &Value) {
-        let line = format!("{event}\n");
-        if let Err(error) = std::io::stderr().lock().write_all(line.as_bytes()) {
-            tracing::error!(%error, "an audit event could not be written");
-        }
-    }
+    /// Takes one event, without waiting; the receipt says when it is kept.
+    fn record(&self, event: &Value) -> Receipt;
 }
 
 /// Keeps events in memory without bound; for tests.
@@ -45,17 +34,10 @@ impl MemoryPolicyAudit {
 }
 
 impl PolicyAudit for MemoryPolicyAudit {
-    fn record(&self, event: &Value) {
+    fn record(&self, event: &Value) -> Receipt {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone());
+        Receipt::kept()
     }
-}
-
-/// Who made a call.
-#[derive(Debug, Clone)]
-pub(crate) struct Actor {
-    pub(crate) subject: String,
-    pub(crate) user_agent: String,
-    pub(crate) address: Option<IpAddr>,
 }
 
 /// What was done.
@@ -80,40 +62,68 @@ impl Action {
     }
 }
 
-/// Makes events. An object that is `None` means that the call failed.
+/// What became of a call: the object before, and after where it was changed; or why it failed.
+pub(crate) type Done<'a, T> = Result<(&'a T, Option<&'a T>), &'a Error>;
+
+/// Of an object that is new, gone or as it was.
+pub(crate) fn unchanged<T>(object: &T) -> (&T, Option<&T>) {
+    (object, None)
+}
+
+/// Of an object before and after.
+pub(crate) fn changed<T>((before, after): &(T, T)) -> (&T, Option<&T>) {
+    (before, Some(after))
+}
+
+/// Makes events, and waits until they are kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Audit(pub(crate) Arc<dyn PolicyAudit>);
 
+/// An object as events show it.
+struct Shown {
+    id: String,
+    original: Value,
+    updated: Value,
+}
+
 impl Audit {
-    pub(crate) fn provider(
+    /// # Errors
+    /// As [`Audit::record`].
+    pub(crate) async fn provider(
         &self,
         actor: &Actor,
         action: Action,
-        original: Option<&Provider>,
-        updated: Option<&Provider>,
-    ) {
+        done: Done<'_, Provider>,
+    ) -> Result<(), Status> {
         let show = |p: &Provider| {
             let metadata = json!({ "labels": p.labels });
             json!({ "id": p.id, "name": p.name, "manager": p.manager, "metadata": metadata })
         };
-        let id = original.map(|p| p.id.as_str());
-        let objects = [original.map(show), updated.map(show)];
-        self.record(actor, action, "key_management_provider_config", id, objects);
+        let shown = shown(done, |p| p.id.clone(), show);
+        self.record(actor, action, "key_management_provider_config", shown).await
     }
 
-    pub(crate) fn kas(&self, actor: &Actor, action: Action, original: Option<&Kas>) {
-        let show = |kas: &Kas| json!({ "id": kas.id, "uri": kas.uri, "name": kas.name });
-        let id = original.map(|kas| kas.id.as_str());
-        self.record(actor, action, "kas_registry", id, [original.map(show), None]);
-    }
-
-    pub(crate) fn key(
+    /// # Errors
+    /// As [`Audit::record`].
+    pub(crate) async fn kas(
         &self,
         actor: &Actor,
         action: Action,
-        original: Option<&Key>,
-        updated: Option<&Key>,
-    ) {
+        done: Result<&Kas, &Error>,
+    ) -> Result<(), Status> {
+        let show = |kas: &Kas| json!({ "id": kas.id, "uri": kas.uri, "name": kas.name });
+        let shown = shown(done.map(|kas| (kas, None)), |kas| kas.id.clone(), show);
+        self.record(actor, action, "kas_registry", shown).await
+    }
+
+    /// # Errors
+    /// As [`Audit::record`].
+    pub(crate) async fn key(
+        &self,
+        actor: &Actor,
+        action: Action,
+        done: Done<'_, Key>,
+    ) -> Result<(), Status> {
         let show = |key: &Key| {
             let provider = key.provider.as_ref();
             let provider =
@@ -124,40 +134,100 @@ impl Audit {
                 "provider_config": provider, "metadata": { "labels": key.labels },
             })
         };
-        let id = original.map(|key| key.id.as_str());
-        let objects = [original.map(show), updated.map(show)];
-        self.record(actor, action, "kas_registry_keys", id, objects);
+        let shown = shown(done, |key| key.id.clone(), show);
+        self.record(actor, action, "kas_registry_keys", shown).await
     }
 
-    fn record(
+    /// A document of entitlements that got this revision, which is its id.
+    ///
+    /// # Errors
+    /// As [`Audit::record`].
+    pub(crate) async fn entitlements(
+        &self,
+        actor: &Actor,
+        document: &str,
+        done: Result<u64, &Error>,
+    ) -> Result<(), Status> {
+        let sha256 = hex::encode(Sha256::digest(document));
+        let shown = done.map(|revision| Shown {
+            id: revision.to_string(),
+            original: Value::Null,
+            updated: json!({ "revision": revision, "sha256": sha256 }),
+        });
+        self.record(actor, Action::Update, "entitlements", shown).await
+    }
+
+    /// Records an event and waits until it is kept.
+    ///
+    /// # Errors
+    /// `unavailable` when it is not.
+    async fn record(
         &self,
         actor: &Actor,
         action: Action,
         object: &str,
-        id: Option<&str>,
-        [original, updated]: [Option<Value>; 2],
-    ) {
-        let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
-        let result = if id.is_some() { "success" } else { "error" };
-        let address = actor.address.map(|address| address.to_string()).unwrap_or_default();
-        self.0.record(&json!({
-            "time": now,
-            "level": "AUDIT",
-            "msg": "policy crud",
-            "namespace": "policy",
-            "audit": {
-                "object": { "type": object, "id": id.unwrap_or_default() },
-                "action": { "type": action.as_str(), "result": result },
-                "actor": { "id": actor.subject, "attributes": [] },
-                "eventMetaData": null,
-                "clientInfo": {
-                    "platform": "policy", "userAgent": actor.user_agent, "requestIP": address,
-                },
-                "original": original,
-                "updated": updated,
-                "requestID": uuid::Uuid::new_v4().to_string(),
-                "timestamp": now,
-            },
-        }));
+        shown: Result<Shown, &Error>,
+    ) -> Result<(), Status> {
+        let outcome = shown.as_ref().err().map(|error| error.word());
+        let is_change = outcome.is_none() && !matches!(action, Action::Read);
+        let receipt = self.0.record(&event(actor, action, object, shown.ok(), outcome));
+        receipt.wait().await.map_err(|error| {
+            tracing::error!(%error, object, action = action.as_str(), "an audit event is lost");
+            Status::unavailable(if is_change { CHANGED_UNKEPT } else { UNKEPT })
+        })
     }
+}
+
+const UNKEPT: &str = "audit log unavailable";
+const CHANGED_UNKEPT: &str = "audit log unavailable; the change has been made all the same";
+
+fn shown<T>(
+    done: Done<'_, T>,
+    id: impl Fn(&T) -> String,
+    show: impl Fn(&T) -> Value,
+) -> Result<Shown, &Error> {
+    let (original, updated) = done?;
+    let updated = updated.map_or(Value::Null, &show);
+    Ok(Shown { id: id(original), original: show(original), updated })
+}
+
+fn event(
+    actor: &Actor,
+    action: Action,
+    object: &str,
+    shown: Option<Shown>,
+    outcome: Option<&str>,
+) -> Value {
+    let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    let address = actor.address.map(|address| address.to_string()).unwrap_or_default();
+    let mut kasbah = json!({
+        "client": actor.client,
+        "proof": actor.proof.as_str(),
+        "token_sha256": hex::encode(actor.token),
+    });
+    if let Some(outcome) = outcome {
+        kasbah["outcome"] = outcome.into();
+    }
+    let result = if outcome.is_none() { "success" } else { "error" };
+    let nothing = Shown { id: String::new(), original: Value::Null, updated: Value::Null };
+    let Shown { id, original, updated } = shown.unwrap_or(nothing);
+    json!({
+        "time": now,
+        "level": "AUDIT",
+        "msg": "policy crud",
+        "namespace": "policy",
+        "audit": {
+            "object": { "type": object, "id": id },
+            "action": { "type": action.as_str(), "result": result },
+            "actor": { "id": actor.subject, "attributes": [] },
+            "eventMetaData": { "kasbah": kasbah },
+            "clientInfo": {
+                "platform": "policy", "userAgent": actor.user_agent, "requestIP": address,
+            },
+            "original": original,
+            "updated": updated,
+            "requestID": uuid::Uuid::new_v4().to_string(),
+            "timestamp": now,
+        },
+    })
 }

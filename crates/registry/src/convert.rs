@@ -21,6 +21,7 @@ use prost_types::Timestamp;
 
 use crate::{
     Kas, KasName, Key, KeyName, LabelChange, Labels, Mapping, PolicyObject, Provider, Rotation,
+    actor::Sight,
     error::{Error, Result},
 };
 
@@ -76,17 +77,17 @@ pub(crate) fn kas_message(kas: Kas, keys: Vec<SimpleKasKey>) -> KeyAccessServer 
     }
 }
 
-pub(crate) fn provider_message(provider: Provider) -> KeyProviderConfig {
+pub(crate) fn provider_message(provider: Provider, sight: Sight) -> KeyProviderConfig {
     KeyProviderConfig {
         metadata: Some(metadata(&provider.labels, provider.created_at, provider.updated_at)),
         id: provider.id,
         name: provider.name,
-        config_json: provider.config_json,
+        config_json: sight.of(provider.config_json),
         manager: provider.manager,
     }
 }
 
-pub(crate) fn key_message(key: Key) -> KasKey {
+pub(crate) fn key_message(key: Key, sight: Sight) -> KasKey {
     KasKey {
         kas_id: key.kas_id,
         kas_uri: key.kas_uri,
@@ -100,9 +101,9 @@ pub(crate) fn key_message(key: Key) -> KasKey {
             public_key_ctx: Some(PublicKeyCtx { pem: BASE64_STANDARD.encode(key.public_pem) }),
             private_key_ctx: key.private_key.map(|private| PrivateKeyCtx {
                 key_id: private.key_id,
-                wrapped_key: private.wrapped_key.unwrap_or_default(),
+                wrapped_key: sight.of(private.wrapped_key.unwrap_or_default()),
             }),
-            provider_config: key.provider.map(provider_message),
+            provider_config: key.provider.map(|provider| provider_message(provider, sight)),
             legacy: key.legacy,
         }),
     }
@@ -121,12 +122,12 @@ pub(crate) fn simple_key(key: Key) -> SimpleKasKey {
     }
 }
 
-pub(crate) fn rotated_resources(rotation: Rotation) -> RotatedResources {
+pub(crate) fn rotated_resources(rotation: Rotation, sight: Sight) -> RotatedResources {
     let changes = |objects: Vec<PolicyObject>| {
         objects.into_iter().map(|o| ChangeMappings { id: o.id, fqn: o.fqn }).collect()
     };
     RotatedResources {
-        rotated_out_key: Some(key_message(rotation.old)),
+        rotated_out_key: Some(key_message(rotation.old, sight)),
         attribute_definition_mappings: changes(rotation.moved.definitions),
         attribute_value_mappings: changes(rotation.moved.values),
         namespace_mappings: changes(rotation.moved.namespaces),

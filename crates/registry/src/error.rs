@@ -28,6 +28,10 @@ pub enum Error {
     /// The request cannot be right, whatever the state. The text is for clients.
     #[error("{0}")]
     Invalid(Cow<'static, str>),
+    /// The settings that are kept do not go with a change. The text may quote them, and clients
+    /// that may not see them are told so much only.
+    #[error("{0}")]
+    Settings(Cow<'static, str>),
     /// The state does not allow it. The text is for clients.
     #[error("{0}")]
     Precondition(Cow<'static, str>),
@@ -64,12 +68,25 @@ impl Error {
         Self::Internal(source.into())
     }
 
+    /// The word in audit events.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Exists => "exists",
+            Self::NotFound | Self::Missing(_) => "not_found",
+            Self::Relation | Self::Invalid(_) | Self::Settings(_) => "invalid",
+            Self::Precondition(_) => "precondition",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Schema(_) | Self::Internal(_) => "internal",
+        }
+    }
+
     /// The status a client gets; `fallback` says what failed when there is nothing better to say.
     pub(crate) fn status(&self, fallback: &'static str) -> Status {
         match self {
             Self::Exists => Status::already_exists(self.to_string()),
             Self::NotFound | Self::Missing(_) => Status::not_found(self.to_string()),
             Self::Relation | Self::Invalid(_) => Status::invalid_argument(self.to_string()),
+            Self::Settings(_) => Status::invalid_argument("the settings do not go with the change"),
             Self::Precondition(_) => Status::failed_precondition(self.to_string()),
             Self::Unavailable { source, .. } => {
                 tracing::warn!(error = &**source as &dyn std::error::Error, "{self}");

@@ -5,10 +5,12 @@
 //! or success for what is neither, this one says what is wrong.
 #![forbid(unsafe_code)]
 
+mod actor;
 mod audit;
 mod base_key;
 mod convert;
 mod db;
+mod entitlements;
 mod error;
 mod files;
 #[cfg(feature = "fuzzing")]
@@ -20,6 +22,7 @@ mod mappings;
 mod material;
 mod model;
 mod providers;
+mod replay;
 mod rotation;
 pub mod services;
 mod sort;
@@ -29,8 +32,9 @@ mod validate;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-pub use audit::{MemoryPolicyAudit, PolicyAudit, StderrPolicyAudit};
+pub use audit::{MemoryPolicyAudit, PolicyAudit};
 pub use db::{Database, Kind, MigrationStatus};
+pub use entitlements::DocumentCheck;
 pub use error::{Error, Result};
 pub use files::{Declared, FileError, read_providers};
 pub use intents::Intent;
@@ -41,6 +45,7 @@ pub use model::{
     Kas, KasName, Key, KeyName, LabelChange, Labels, Listed, Page, PrivateKey, Provider,
 };
 pub use providers::{NewProvider, ProviderChange, ProviderName};
+pub use replay::DatabaseReplay;
 pub use rotation::Rotation;
 pub use sort::Order;
 pub use source::RegistrySource;

@@ -102,8 +102,9 @@ impl Registry {
     /// Changes a provider configuration.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Precondition`] when a file declares it; otherwise as
-    /// [`Registry::create_provider`].
+    /// [`Error::NotFound`]; [`Error::Precondition`] when a file declares it; [`Error::Settings`] when
+    /// its manager says that the settings, which stay, do not go with the new name or manager;
+    /// otherwise as [`Registry::create_provider`].
     pub async fn update_provider(
         &self,
         id: &str,
@@ -119,11 +120,16 @@ impl Registry {
         if !change.manager.is_empty() {
             after.manager = change.manager;
         }
-        if !change.config_json.is_empty() {
+        let is_kept = change.config_json.is_empty();
+        if !is_kept {
             after.config_json = change.config_json;
         }
         change.labels.apply(&mut after.labels);
-        self.check_provider(&after.name, &after.manager, &after.config_json)?;
+        let checked = self.check_provider(&after.name, &after.manager, &after.config_json);
+        checked.map_err(|error| match error {
+            Error::Invalid(text) if is_kept => Error::Settings(text),
+            other => other,
+        })?;
         store(&mut write, &mut after).await?;
         write.commit().await?;
         Ok((before, after))

@@ -1,10 +1,10 @@
 //! OpenTDF's services of the control plane, and ours, over gRPC.
 //!
-//! A call goes the same way everywhere: who is it, may they, is the request sound (in `validate`),
-//! then the rules of [`Registry`].
+//! A gate in front of them has let the caller in ([`kasbah_auth::GateLayer`]); without it, calls are
+//! refused. From there on they go the same way everywhere: who is it, is the request sound (in
+//! `validate`), then the rules of [`Registry`], then audit.
 
 mod admin;
-mod gate;
 mod kas_registry;
 pub(crate) mod key_management;
 mod reconcile;
@@ -31,16 +31,18 @@ use kasbah_proto::{
 use kasbah_trust::{Custody, Deadline, KeyService, KeyStatus};
 use tonic::service::Routes;
 
-pub use self::gate::{Callers, Gate};
 use crate::{
-    Key, Page, PolicyAudit, Registry,
+    DocumentCheck, Key, Page, PolicyAudit, Registry,
     audit::Audit,
     convert,
+    entitlements::MAX_DOCUMENT,
     error::{Error, Result},
 };
 
 /// Largest request: a few labels and a public key.
 const MAX_REQUEST: usize = 1024 * 1024;
+/// Largest request with a document of entitlements.
+const MAX_ADMIN_REQUEST: usize = MAX_DOCUMENT + MAX_REQUEST;
 /// How long all keys of a list together may take to prove themselves, the first time.
 const PROOFS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one key may take to prove itself.
@@ -52,7 +54,7 @@ pub struct ControlPlane {
     registry: Registry,
     keys: Arc<KeyService>,
     kas_uri: String,
-    gate: Gate,
+    documents: Arc<dyn DocumentCheck>,
     audit: Audit,
     /// Intents this process works on.
     making: Mutex<HashSet<String>>,
@@ -60,14 +62,15 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// The services over `registry`, of a node that serves the keys of `kas_uri` with `keys`.
+    /// Documents of entitlements must pass `documents`.
     pub fn new(
         registry: Registry,
         keys: Arc<KeyService>,
         kas_uri: String,
-        gate: Gate,
+        documents: Arc<dyn DocumentCheck>,
         audit: Arc<dyn PolicyAudit>,
     ) -> Self {
-        Self { registry, keys, kas_uri, gate, audit: Audit(audit), making: Mutex::default() }
+        Self { registry, keys, kas_uri, documents, audit: Audit(audit), making: Mutex::default() }
     }
 
     /// All services.
@@ -86,7 +89,10 @@ impl ControlPlane {
         .add_service(
             WellKnownServiceServer::from_arc(Arc::clone(&self)).max_decoding_message_size(max),
         )
-        .add_service(AdminServiceServer::new(admin::Admin(self)).max_decoding_message_size(max))
+        .add_service(
+            AdminServiceServer::new(admin::Admin(self))
+                .max_decoding_message_size(MAX_ADMIN_REQUEST),
+        )
     }
 
     /// Proves a key that this node serves.

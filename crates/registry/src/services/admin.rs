@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use kasbah_proto::{
     kasbah::admin::v1::{
-        Custody as CustodyMessage, GenerateKeyRequest, GenerateKeyResponse, KeyState as State,
-        ListKeyStatesRequest, ListKeyStatesResponse, ListProviderHealthRequest,
-        ListProviderHealthResponse, ProviderHealth, ReconcileRequest, ReconcileResponse,
-        SetKeyStateRequest, SetKeyStateResponse, WrapKeysAgainRequest, WrapKeysAgainResponse,
+        Custody as CustodyMessage, GenerateKeyRequest, GenerateKeyResponse, GetEntitlementsRequest,
+        GetEntitlementsResponse, KeyState as State, ListKeyStatesRequest, ListKeyStatesResponse,
+        ListProviderHealthRequest, ListProviderHealthResponse, ProviderHealth, ReconcileRequest,
+        ReconcileResponse, SetEntitlementsRequest, SetEntitlementsResponse, SetKeyStateRequest,
+        SetKeyStateResponse, WrapKeysAgainRequest, WrapKeysAgainResponse,
         admin_service_server::AdminService, set_key_state_request::Target,
     },
     policy::KeyMode,
@@ -19,8 +20,10 @@ use super::{ControlPlane, PROBE_TIMEOUT, page};
 use crate::{
     Intent, Kas, KasName, Key, KeyName, KeyQuery, KeyState, Listed, NewKey, Order, Page,
     PrivateKey, Provider, ProviderName, Use,
-    audit::{Action, Actor},
+    actor::{Actor, Sight, actor},
+    audit::{Action, unchanged},
     convert::{self, key_message, provider_message},
+    entitlements::{check_size, refusal},
     error::{Error, Result},
     keys::KEY_ORDERS,
     model::new_id,
@@ -29,6 +32,8 @@ use crate::{
 
 /// How long a device may take to make a key. RSA-4096 takes small devices half a minute.
 const GENERATE_TIMEOUT: Duration = Duration::from_secs(90);
+
+const CREATION: &str = "resource creation failed";
 
 /// The service, which hands work to tasks of their own.
 #[derive(Debug)]
@@ -40,27 +45,26 @@ impl AdminService for Admin {
         &self,
         request: Request<GenerateKeyRequest>,
     ) -> Result<Response<GenerateKeyResponse>, Status> {
-        let actor = self.0.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         check_generate(&request)?;
-        let plane = Arc::clone(&self.0);
-        // Not to be left half done because a client went away.
-        let made = tokio::spawn(async move { plane.generate(request).await }).await;
-        let made = made.unwrap_or_else(|error| Err(Error::internal(error)));
-        self.0.audit.key(&actor, Action::Create, made.as_ref().ok(), None);
-        let key = made.map_err(|error| error.status("resource creation failed"))?;
+        let (plane, sight) = (Arc::clone(&self.0), actor.sight);
+        // Not to be left half done, or unrecorded, because a client went away.
+        let made = tokio::spawn(async move { plane.generate_for(&actor, request).await }).await;
+        let key = made.map_err(|error| Error::internal(error).status(CREATION))??;
         let proof = self.0.prove(&key).await.ok().flatten();
         let custody = proof.and_then(kasbah_trust::Result::ok).map(custody_message);
-        Ok(Response::new(GenerateKeyResponse { kas_key: Some(key_message(key)), custody }))
+        let kas_key = Some(key_message(key, sight));
+        Ok(Response::new(GenerateKeyResponse { kas_key, custody }))
     }
 
     async fn reconcile(
         &self,
         request: Request<ReconcileRequest>,
     ) -> Result<Response<ReconcileResponse>, Status> {
-        self.0.gate.admin(&request).await?;
+        let Actor { sight, .. } = actor(&request)?;
         let (plane, repair) = (Arc::clone(&self.0), request.into_inner().repair);
-        let findings = tokio::spawn(async move { plane.compare(repair).await }).await;
+        let findings = tokio::spawn(async move { plane.compare(repair, sight).await }).await;
         let findings = findings.unwrap_or_else(|error| Err(Error::internal(error)));
         let findings = findings.map_err(|error| error.status("resource retrieval failed"))?;
         Ok(Response::new(ReconcileResponse { findings }))
@@ -70,14 +74,14 @@ impl AdminService for Admin {
         &self,
         request: Request<ListKeyStatesRequest>,
     ) -> Result<Response<ListKeyStatesResponse>, Status> {
-        self.0.gate.admin(&request).await?;
+        let Actor { sight, .. } = actor(&request)?;
         let ListKeyStatesRequest { kas_id, pagination } = request.into_inner();
         let mut check = Check::default();
         check.uuid_if_set("kas_id", &kas_id);
         check.done()?;
         let failed = |error: Error| error.status("resource list retrieval failed");
         let page = page(pagination).map_err(failed)?;
-        let listed = self.0.states(kas_id, page).await.map_err(failed)?;
+        let listed = self.0.states(kas_id, page, sight).await.map_err(failed)?;
         let pagination = Some(listed.response());
         Ok(Response::new(ListKeyStatesResponse { keys: listed.items, pagination }))
     }
@@ -86,7 +90,7 @@ impl AdminService for Admin {
         &self,
         request: Request<SetKeyStateRequest>,
     ) -> Result<Response<SetKeyStateResponse>, Status> {
-        let actor = self.0.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         let state = match Target::try_from(request.target) {
             Ok(Target::Enabled) => Some(KeyState::Enabled),
@@ -100,23 +104,22 @@ impl AdminService for Admin {
         check.done()?;
         let state = state.unwrap_or(KeyState::Disabled);
         let set = self.0.registry.set_key_state(&request.id, state).await;
-        self.0.audit.key(&actor, Action::Update, set.as_ref().ok(), None);
+        self.0.audit.key(&actor, Action::Update, set.as_ref().map(unchanged)).await?;
         let key = set.map_err(|error| error.status("resource update failed"))?;
-        Ok(Response::new(SetKeyStateResponse { kas_key: Some(key_message(key)) }))
+        Ok(Response::new(SetKeyStateResponse { kas_key: Some(key_message(key, actor.sight)) }))
     }
 
     async fn wrap_keys_again(
         &self,
         request: Request<WrapKeysAgainRequest>,
     ) -> Result<Response<WrapKeysAgainResponse>, Status> {
-        let actor = self.0.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.text("from", &request.from);
         check.text("to", &request.to);
         check.done()?;
-        let wrapped = self.0.wrap_again(&actor, &request.from, &request.to).await;
-        let key_ids = wrapped.map_err(|error| error.status("resource update failed"))?;
+        let key_ids = self.0.wrap_again(&actor, &request.from, &request.to).await?;
         Ok(Response::new(WrapKeysAgainResponse { key_ids }))
     }
 
@@ -124,14 +127,39 @@ impl AdminService for Admin {
         &self,
         request: Request<ListProviderHealthRequest>,
     ) -> Result<Response<ListProviderHealthResponse>, Status> {
-        self.0.gate.admin(&request).await?;
+        let Actor { sight, .. } = actor(&request)?;
         let all = self.0.registry.all_providers().await;
         let all = all.map_err(|error| error.status("resource list retrieval failed"))?;
         let mut providers = Vec::with_capacity(all.len());
         for provider in all {
-            providers.push(self.0.health(provider).await);
+            providers.push(self.0.health(provider, sight).await);
         }
         Ok(Response::new(ListProviderHealthResponse { providers }))
+    }
+
+    async fn set_entitlements(
+        &self,
+        request: Request<SetEntitlementsRequest>,
+    ) -> Result<Response<SetEntitlementsResponse>, Status> {
+        let actor = actor(&request)?;
+        let SetEntitlementsRequest { document, expected_revision } = request.into_inner();
+        let document: Arc<str> = document.into();
+        let set = self.0.set_entitlements(&document, expected_revision).await;
+        let told = set.as_ref().map(|(revision, _)| *revision);
+        self.0.audit.entitlements(&actor, &document, told).await?;
+        let (revision, warnings) = set.map_err(|error| error.status("resource update failed"))?;
+        Ok(Response::new(SetEntitlementsResponse { revision, warnings }))
+    }
+
+    async fn get_entitlements(
+        &self,
+        request: Request<GetEntitlementsRequest>,
+    ) -> Result<Response<GetEntitlementsResponse>, Status> {
+        actor(&request)?;
+        let found = self.0.registry.entitlements().await;
+        let found = found.map_err(|error| error.status("resource retrieval failed"))?;
+        let (document, revision) = found.unwrap_or_default();
+        Ok(Response::new(GetEntitlementsResponse { document, revision }))
     }
 }
 
@@ -148,6 +176,16 @@ impl Drop for Making<'_> {
 }
 
 impl ControlPlane {
+    async fn generate_for(
+        &self,
+        actor: &Actor,
+        request: GenerateKeyRequest,
+    ) -> Result<Key, Status> {
+        let made = self.generate(request).await;
+        self.audit.key(actor, Action::Create, made.as_ref().map(unchanged)).await?;
+        made.map_err(|error| error.status(CREATION))
+    }
+
     async fn generate(&self, request: GenerateKeyRequest) -> Result<Key> {
         let kas = self.own_kas(&request.kas_id).await?;
         let provider = self.registry.provider(&ProviderName::Id(request.provider_config_id)).await;
@@ -247,7 +285,7 @@ impl ControlPlane {
         Ok(kas)
     }
 
-    async fn states(&self, kas_id: String, page: Page) -> Result<Listed<State>> {
+    async fn states(&self, kas_id: String, page: Page, sight: Sight) -> Result<Listed<State>> {
         let is_own = kas_id.is_empty();
         let kas = if is_own { KasName::Uri(self.kas_uri.clone()) } else { KasName::Id(kas_id) };
         let query = KeyQuery { kas: Some(kas), ..KeyQuery::default() };
@@ -262,20 +300,20 @@ impl ControlPlane {
         let mut states = Vec::new();
         for key in listed.items {
             let Use { count, last } = uses.get(&key.id).copied().unwrap_or_default();
-            let (state, custody) = self.state(&key).await?;
+            let (state, custody) = self.state(&key, sight).await?;
             states.push(State {
                 state,
                 custody,
                 uses: count.unsigned_abs(),
                 last_used: (count > 0).then(|| convert::timestamp(last)),
                 is_base_key: base.as_ref() == Some(&key.id),
-                kas_key: Some(key_message(key)),
+                kas_key: Some(key_message(key, sight)),
             });
         }
         Ok(Listed { items: states, total: listed.total, page })
     }
 
-    async fn state(&self, key: &Key) -> Result<(String, Option<CustodyMessage>)> {
+    async fn state(&self, key: &Key, sight: Sight) -> Result<(String, Option<CustodyMessage>)> {
         if key.mode == KeyMode::PublicKeyOnly as i32 {
             return Ok(("public key only".to_owned(), None));
         }
@@ -285,40 +323,65 @@ impl ControlPlane {
             Some(Err(Trust::Decrypt)) => {
                 ("the private key does not belong to the public key".to_owned(), None)
             }
-            Some(Err(error)) => (chain(&error), None),
+            Some(Err(error)) => (sight.of_error(&error), None),
         })
     }
 
-    async fn wrap_again(&self, actor: &Actor, from: &str, to: &str) -> Result<Vec<String>> {
+    async fn wrap_again(&self, actor: &Actor, from: &str, to: &str) -> Result<Vec<String>, Status> {
+        let failed = |error: Error| error.status("resource update failed");
         let mut done = Vec::new();
-        for key in self.registry.keys_of(&self.kas_uri).await? {
+        for key in self.registry.keys_of(&self.kas_uri).await.map_err(failed)? {
             let is_from = key.private_key.as_ref().is_some_and(|private| private.key_id == from);
             if key.mode != KeyMode::ConfigRootKey as i32 || !is_from {
                 continue;
             }
-            let Some(details) = convert::key_details(&key)? else { continue };
-            let manager = self.keys.manager_for(&details).await.map_err(of_device)?;
-            let store = manager.key_store().ok_or_else(|| {
-                Error::precondition(format!("the key manager of {} wraps no keys", key.kid))
-            })?;
-            let wrapped = store.wrap_again(&details, to, Deadline::after(PROBE_TIMEOUT)).await;
-            let wrapped = wrapped.map_err(of_device)?;
-            let new = PrivateKey {
-                key_id: wrapped.key_id.unwrap_or_else(|| to.to_owned()),
-                wrapped_key: wrapped.wrapped_key,
-            };
-            self.registry.replace_private_key(&key, &new).await?;
-            self.audit.key(actor, Action::Update, Some(&key), None);
-            done.push(key.kid);
+            if self.wrap_one_again(&key, to).await.map_err(failed)? {
+                self.audit.key(actor, Action::Update, Ok((&key, None))).await?;
+                done.push(key.kid);
+            }
         }
         Ok(done)
     }
 
-    async fn health(&self, provider: Provider) -> ProviderHealth {
+    /// Whether it could be, which a key that this version cannot serve cannot.
+    async fn wrap_one_again(&self, key: &Key, to: &str) -> Result<bool> {
+        let Some(details) = convert::key_details(key)? else { return Ok(false) };
+        let manager = self.keys.manager_for(&details).await.map_err(of_device)?;
+        let store = manager.key_store().ok_or_else(|| {
+            Error::precondition(format!("the key manager of {} wraps no keys", key.kid))
+        })?;
+        let wrapped = store.wrap_again(&details, to, Deadline::after(PROBE_TIMEOUT)).await;
+        let wrapped = wrapped.map_err(of_device)?;
+        let new = PrivateKey {
+            key_id: wrapped.key_id.unwrap_or_else(|| to.to_owned()),
+            wrapped_key: wrapped.wrapped_key,
+        };
+        self.registry.replace_private_key(key, &new).await?;
+        Ok(true)
+    }
+
+    /// The new revision, and what the author should know.
+    async fn set_entitlements(
+        &self,
+        document: &Arc<str>,
+        expected: Option<u64>,
+    ) -> Result<(u64, Vec<String>)> {
+        check_size(document)?;
+        let (check, text) = (Arc::clone(&self.documents), Arc::clone(document));
+        // A long document takes a while to read.
+        let checked = tokio::task::spawn_blocking(move || check.check(&text)).await;
+        let warnings = checked.map_err(Error::internal)?.map_err(refusal)?;
+        Ok((self.registry.set_entitlements(document, expected).await?, warnings))
+    }
+
+    async fn health(&self, provider: Provider, sight: Sight) -> ProviderHealth {
         let health = match convert::provider_config(&provider) {
             Ok(config) => match self.keys.manager_of(&Arc::new(config)).await {
-                Ok(manager) => manager.health().await,
-                Err(error) => Health::NotReady(chain(&error)),
+                Ok(manager) => match manager.health().await {
+                    Health::Ready => Health::Ready,
+                    Health::NotReady(why) => Health::NotReady(sight.of_state(why)),
+                },
+                Err(error) => Health::NotReady(sight.of_error(&error)),
             },
             Err(error) => Health::NotReady(error.to_string()),
         };
@@ -331,7 +394,7 @@ impl ControlPlane {
             ready,
             detail,
             file: provider.file.clone().unwrap_or_default(),
-            provider_config: Some(provider_message(provider)),
+            provider_config: Some(provider_message(provider, sight)),
         }
     }
 }
@@ -394,16 +457,4 @@ fn custody_message(custody: Custody) -> CustodyMessage {
         enforced_by_key: custody.enforced_by_key,
         boundary: custody.boundary.as_str().to_owned(),
     }
-}
-
-/// An error with its causes, for administrators.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -29,8 +29,9 @@ use super::{
     },
 };
 use crate::{
-    KasChange, KasName, Key, KeyName, Labels, NewKas, NewKey, Order,
-    audit::Action,
+    Kas, KasChange, KasName, Key, KeyName, Labels, NewKas, NewKey, Order,
+    actor::{Actor, actor},
+    audit::{Action, changed, unchanged},
     convert::{
         kas_message, key_message, label_change, labels, mapping_message, rotated_resources,
         simple_key,
@@ -54,7 +55,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<ListKeyAccessServersRequest>,
     ) -> Result<Response<ListKeyAccessServersResponse>, Status> {
-        self.gate.anyone(&request).await?;
+        actor(&request)?;
         let request = request.into_inner();
         let sort = request.sort.first().copied().unwrap_or_default();
         let mut check = Check::default();
@@ -83,7 +84,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<GetKeyAccessServerRequest>,
     ) -> Result<Response<GetKeyAccessServerResponse>, Status> {
-        self.gate.anyone(&request).await?;
+        actor(&request)?;
         let name = kas_named(request.into_inner())?;
         let kas = self.registry.kas(&name).await.map_err(|error| error.status(RETRIEVAL))?;
         let keys = self.keys_to_show(&kas.uri).await.map_err(|e| e.status(RETRIEVAL))?;
@@ -95,7 +96,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<CreateKeyAccessServerRequest>,
     ) -> Result<Response<CreateKeyAccessServerResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.kas_uri("uri", &request.uri);
@@ -113,7 +114,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
             labels: labels(request.metadata),
         };
         let created = self.registry.create_kas(new).await;
-        self.audit.kas(&actor, Action::Create, created.as_ref().ok());
+        self.audit.kas(&actor, Action::Create, created.as_ref()).await?;
         let kas = created.map_err(|error| error.status(CREATION))?;
         let mut kas = kas_message(kas, Vec::new());
         // As upstream answers: neither times nor the deprecated key.
@@ -128,7 +129,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<UpdateKeyAccessServerRequest>,
     ) -> Result<Response<UpdateKeyAccessServerResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.uuid("id", &request.id);
@@ -151,7 +152,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
             mentions_labels,
         };
         let updated = self.registry.update_kas(&request.id, change).await;
-        self.audit.kas(&actor, Action::Update, updated.as_ref().ok());
+        self.audit.kas(&actor, Action::Update, updated.as_ref()).await?;
         updated.map_err(|error| error.status(UPDATE))?;
         let kas = KeyAccessServer { id: request.id, ..KeyAccessServer::default() };
         Ok(Response::new(UpdateKeyAccessServerResponse { key_access_server: Some(kas) }))
@@ -161,15 +162,13 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<DeleteKeyAccessServerRequest>,
     ) -> Result<Response<DeleteKeyAccessServerResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let id = request.into_inner().id;
         let mut check = Check::default();
         check.uuid("id", &id);
         check.done()?;
-        let kas = self.registry.kas(&KasName::Id(id.clone())).await;
-        let deleted = self.registry.delete_kas(&id).await;
-        let known = kas.as_ref().ok().filter(|_| deleted.is_ok());
-        self.audit.kas(&actor, Action::Delete, known);
+        let deleted = self.forget_kas(&id).await;
+        self.audit.kas(&actor, Action::Delete, deleted.as_ref()).await?;
         deleted.map_err(|error| error.status(DELETION))?;
         let kas = KeyAccessServer { id, ..KeyAccessServer::default() };
         Ok(Response::new(DeleteKeyAccessServerResponse { key_access_server: Some(kas) }))
@@ -180,7 +179,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<ListKeyAccessServerGrantsRequest>,
     ) -> Result<Response<ListKeyAccessServerGrantsResponse>, Status> {
-        self.gate.admin(&request).await?;
+        actor(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.optional_uuid("kas_id", &request.kas_id);
@@ -197,13 +196,13 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<CreateKeyRequest>,
     ) -> Result<Response<CreateKeyResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         check_create_key(&request)?;
         let created = self.register(request).await;
-        self.audit.key(&actor, Action::Create, created.as_ref().ok(), None);
+        self.audit.key(&actor, Action::Create, created.as_ref().map(unchanged)).await?;
         let key = created.map_err(|error| error.status(CREATION))?;
-        Ok(Response::new(CreateKeyResponse { kas_key: Some(key_message(key)) }))
+        Ok(Response::new(CreateKeyResponse { kas_key: Some(key_message(key, actor.sight)) }))
     }
 
     async fn get_key(
@@ -211,7 +210,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         request: Request<GetKeyRequest>,
     ) -> Result<Response<GetKeyResponse>, Status> {
         use get_key_request::Identifier;
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let identifier = request.into_inner().identifier;
         let mut check = Check::default();
         check.one_of("identifier", identifier.is_some());
@@ -223,21 +222,21 @@ impl KeyAccessServerRegistryService for ControlPlane {
         check.done()?;
         let name = name.ok_or_else(unnamed)?;
         let found = self.registry.key(&name).await;
-        self.audit.key(&actor, Action::Read, found.as_ref().ok(), None);
+        self.audit.key(&actor, Action::Read, found.as_ref().map(unchanged)).await?;
         let key = found.map_err(|error| error.status(RETRIEVAL))?;
-        Ok(Response::new(GetKeyResponse { kas_key: Some(key_message(key)) }))
+        Ok(Response::new(GetKeyResponse { kas_key: Some(key_message(key, actor.sight)) }))
     }
 
     async fn list_keys(
         &self,
         request: Request<ListKeysRequest>,
     ) -> Result<Response<ListKeysResponse>, Status> {
-        self.gate.admin(&request).await?;
+        let Actor { sight, .. } = actor(&request)?;
         let (query, order, page) = key_query(request.into_inner())?;
         let listed = self.registry.list_keys(&query, order, page).await;
         let listed = listed.map_err(|error| error.status(LISTING))?;
         let pagination = Some(listed.response());
-        let kas_keys = listed.items.into_iter().map(key_message).collect();
+        let kas_keys = listed.items.into_iter().map(|key| key_message(key, sight)).collect();
         Ok(Response::new(ListKeysResponse { kas_keys, pagination }))
     }
 
@@ -245,7 +244,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<UpdateKeyRequest>,
     ) -> Result<Response<UpdateKeyResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         let behavior = request.metadata_update_behavior;
         let mut check = Check::default();
@@ -262,24 +261,23 @@ impl KeyAccessServerRegistryService for ControlPlane {
         check.done()?;
         let labels = label_change(request.metadata, behavior).map_err(|e| e.status(UPDATE))?;
         let updated = self.registry.update_key(&request.id, labels).await;
-        let known = updated.as_ref().ok();
-        self.audit.key(&actor, Action::Update, known.map(|k| &k.0), known.map(|k| &k.1));
+        self.audit.key(&actor, Action::Update, updated.as_ref().map(changed)).await?;
         let (_, key) = updated.map_err(|error| error.status(UPDATE))?;
-        Ok(Response::new(UpdateKeyResponse { kas_key: Some(key_message(key)) }))
+        Ok(Response::new(UpdateKeyResponse { kas_key: Some(key_message(key, actor.sight)) }))
     }
 
     async fn rotate_key(
         &self,
         request: Request<RotateKeyRequest>,
     ) -> Result<Response<RotateKeyResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let (old, new) = check_rotate_key(request.into_inner())?;
         let rotated = self.rotate(&old, new).await;
-        let known = rotated.as_ref().ok();
-        self.audit.key(&actor, Action::Rotate, known.map(|k| &k.old), known.map(|k| &k.new));
+        let told = rotated.as_ref().map(|rotation| (&rotation.old, Some(&rotation.new)));
+        self.audit.key(&actor, Action::Rotate, told).await?;
         let rotation = rotated.map_err(|error| error.status(ROTATION))?;
-        let kas_key = Some(key_message(rotation.new.clone()));
-        let rotated_resources = Some(rotated_resources(rotation));
+        let kas_key = Some(key_message(rotation.new.clone(), actor.sight));
+        let rotated_resources = Some(rotated_resources(rotation, actor.sight));
         Ok(Response::new(RotateKeyResponse { kas_key, rotated_resources }))
     }
 
@@ -288,7 +286,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         request: Request<SetBaseKeyRequest>,
     ) -> Result<Response<SetBaseKeyResponse>, Status> {
         use set_base_key_request::ActiveKey;
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.one_of("active_key", request.active_key.is_some());
@@ -299,9 +297,8 @@ impl KeyAccessServerRegistryService for ControlPlane {
         };
         check.done()?;
         let set = self.make_base_key(&name.ok_or_else(unnamed)?).await;
-        let known = set.as_ref().ok();
-        let previous = known.and_then(|known| known.1.as_ref());
-        self.audit.key(&actor, Action::Update, known.map(|k| &k.0), previous);
+        let told = set.as_ref().map(|(new, previous)| (new, previous.as_ref()));
+        self.audit.key(&actor, Action::Update, told).await?;
         let (new, previous) = set.map_err(|error| error.status(UPDATE))?;
         Ok(Response::new(SetBaseKeyResponse {
             new_base_key: Some(simple_key(new)),
@@ -313,7 +310,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         &self,
         request: Request<GetBaseKeyRequest>,
     ) -> Result<Response<GetBaseKeyResponse>, Status> {
-        self.gate.anyone(&request).await?;
+        actor(&request)?;
         let base = self.registry.base_key().await.map_err(|error| error.status(RETRIEVAL))?;
         let base_key = match base {
             Some(key) if self.may_be_given(&key).await => Some(simple_key(key)),
@@ -327,7 +324,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         request: Request<ListKeyMappingsRequest>,
     ) -> Result<Response<ListKeyMappingsResponse>, Status> {
         use list_key_mappings_request::Identifier;
-        self.gate.admin(&request).await?;
+        actor(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         let name = match request.identifier {
@@ -346,6 +343,12 @@ impl KeyAccessServerRegistryService for ControlPlane {
 }
 
 impl ControlPlane {
+    async fn forget_kas(&self, id: &str) -> Result<Kas> {
+        let kas = self.registry.kas(&KasName::Id(id.to_owned())).await?;
+        self.registry.delete_kas(id).await?;
+        Ok(kas)
+    }
+
     async fn register(&self, request: CreateKeyRequest) -> Result<Key> {
         let kas_id = request.kas_id.clone();
         let new = new_key(request)?;

@@ -16,7 +16,8 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{ControlPlane, page};
 use crate::{
     NewProvider, ProviderChange, ProviderName,
-    audit::Action,
+    actor::{Actor, actor},
+    audit::{Action, changed, unchanged},
     convert::{label_change, labels, provider_message},
     error::Error,
     validate::Check,
@@ -41,13 +42,13 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<CreateProviderConfigRequest>,
     ) -> Result<Response<CreateProviderConfigResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let new = new_provider(request.into_inner())?;
         let created = self.registry.create_provider(new).await;
-        self.audit.provider(&actor, Action::Create, created.as_ref().ok(), None);
+        self.audit.provider(&actor, Action::Create, created.as_ref().map(unchanged)).await?;
         let provider = created.map_err(|error| error.status(CREATION))?;
         self.warn_unregistered(&provider.manager);
-        let provider_config = Some(provider_message(provider));
+        let provider_config = Some(provider_message(provider, actor.sight));
         Ok(Response::new(CreateProviderConfigResponse { provider_config }))
     }
 
@@ -55,7 +56,7 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<GetProviderConfigRequest>,
     ) -> Result<Response<GetProviderConfigResponse>, Status> {
-        self.gate.admin(&request).await?;
+        let Actor { sight, .. } = actor(&request)?;
         let identifier = request.into_inner().identifier;
         let mut check = Check::default();
         check.one_of("identifier", identifier.is_some());
@@ -78,7 +79,7 @@ impl KeyManagementService for ControlPlane {
         };
         let provider = self.registry.provider(&name).await;
         let provider = provider.map_err(|error| error.status(RETRIEVAL))?;
-        let provider_config = Some(provider_message(provider));
+        let provider_config = Some(provider_message(provider, sight));
         Ok(Response::new(GetProviderConfigResponse { provider_config }))
     }
 
@@ -86,12 +87,13 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<ListProviderConfigsRequest>,
     ) -> Result<Response<ListProviderConfigsResponse>, Status> {
-        self.gate.admin(&request).await?;
+        let Actor { sight, .. } = actor(&request)?;
         let page = page(request.into_inner().pagination).map_err(|e| e.status(RETRIEVAL))?;
         let listed = self.registry.list_providers(page).await;
         let listed = listed.map_err(|error| error.status(RETRIEVAL))?;
         let pagination = Some(listed.response());
-        let provider_configs = listed.items.into_iter().map(provider_message).collect();
+        let shown = listed.items.into_iter().map(|provider| provider_message(provider, sight));
+        let provider_configs = shown.collect();
         Ok(Response::new(ListProviderConfigsResponse { provider_configs, pagination }))
     }
 
@@ -99,7 +101,7 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<UpdateProviderConfigRequest>,
     ) -> Result<Response<UpdateProviderConfigResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.uuid("id", &request.id);
@@ -118,12 +120,11 @@ impl KeyManagementService for ControlPlane {
             labels: labels.map_err(|error| error.status(UPDATE))?,
         };
         let updated = self.registry.update_provider(&request.id, change).await;
-        let known = updated.as_ref().ok();
-        let (before, after) = (known.map(|known| &known.0), known.map(|known| &known.1));
-        self.audit.provider(&actor, Action::Update, before, after);
+        self.audit.provider(&actor, Action::Update, updated.as_ref().map(changed)).await?;
+        let updated = updated.map_err(|error| actor.sight.of_refusal(error));
         let (_, after) = updated.map_err(|error| error.status(UPDATE))?;
         self.warn_unregistered(&after.manager);
-        let provider_config = Some(provider_message(after));
+        let provider_config = Some(provider_message(after, actor.sight));
         Ok(Response::new(UpdateProviderConfigResponse { provider_config }))
     }
 
@@ -131,13 +132,13 @@ impl KeyManagementService for ControlPlane {
         &self,
         request: Request<DeleteProviderConfigRequest>,
     ) -> Result<Response<DeleteProviderConfigResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let id = request.into_inner().id;
         let mut check = Check::default();
         check.uuid("id", &id);
         check.done()?;
         let deleted = self.registry.delete_provider(&id).await;
-        self.audit.provider(&actor, Action::Delete, deleted.as_ref().ok(), None);
+        self.audit.provider(&actor, Action::Delete, deleted.as_ref().map(unchanged)).await?;
         deleted.map_err(|error| error.status(DELETION))?;
         let provider_config = Some(KeyProviderConfig { id, ..KeyProviderConfig::default() });
         Ok(Response::new(DeleteProviderConfigResponse { provider_config }))

@@ -10,10 +10,12 @@ use kasbah_trust::{Deadline, NewKey as Made, PrivateKeyRef, PublicKey, StoredKey
 
 use super::{
     ControlPlane, PROBE_TIMEOUT,
-    admin::{chain, mode_of, new_key, of_device},
+    admin::{mode_of, new_key, of_device},
 };
 use crate::{
-    Intent, Key, KeyQuery, Order, Page, Provider, convert,
+    Intent, Key, KeyQuery, Order, Page, Provider,
+    actor::Sight,
+    convert,
     error::{Error, Result},
     keys::KEY_ORDERS,
 };
@@ -26,10 +28,10 @@ struct Devices {
 
 impl ControlPlane {
     /// Everything that is not as it should be.
-    pub(super) async fn compare(&self, repair: bool) -> Result<Vec<Finding>> {
+    pub(super) async fn compare(&self, repair: bool, sight: Sight) -> Result<Vec<Finding>> {
         let providers = self.registry.all_providers().await?;
         let intents = self.registry.interrupted_keys(|id| self.making().contains(id)).await?;
-        let mut devices = self.ask_devices(&providers).await?;
+        let mut devices = self.ask_devices(&providers, sight).await?;
         let mut findings = Vec::new();
         for intent in &intents {
             let Some(provider) = providers.iter().find(|p| p.id == intent.provider_id) else {
@@ -38,7 +40,7 @@ impl ControlPlane {
             findings.push(self.settle(intent, provider, &devices, repair).await?);
         }
         if repair && !intents.is_empty() {
-            devices = self.ask_devices(&providers).await?;
+            devices = self.ask_devices(&providers, sight).await?;
         }
         let keys = self.all_keys().await?;
         for provider in &providers {
@@ -70,18 +72,18 @@ impl ControlPlane {
     }
 
     /// Asks the devices of those providers whose manager this node has and that have one.
-    async fn ask_devices(&self, providers: &[Provider]) -> Result<Devices> {
+    async fn ask_devices(&self, providers: &[Provider], sight: Sight) -> Result<Devices> {
         let mut of_provider = HashMap::new();
         for provider in providers.iter().filter(|p| self.keys.has_manager(&p.manager)) {
             let config = Arc::new(convert::provider_config(provider)?);
             let held = match self.keys.manager_of(&config).await {
-                Err(error) => Err(chain(&error)),
+                Err(error) => Err(sight.of_error(&error)),
                 Ok(manager) => match manager.key_store() {
                     None => continue,
                     Some(store) => store
                         .inventory(Deadline::after(PROBE_TIMEOUT))
                         .await
-                        .map_err(|error| chain(&error)),
+                        .map_err(|error| sight.of_error(&error)),
                 },
             };
             of_provider.insert(provider.id.clone(), held);

@@ -10,7 +10,13 @@ use kasbah_proto::policy::{
 use tonic::{Request, Response, Status, async_trait};
 
 use super::ControlPlane;
-use crate::{UnsafeChange, audit::Action, convert::key_message, validate::Check};
+use crate::{
+    UnsafeChange,
+    actor::actor,
+    audit::{Action, changed, unchanged},
+    convert::key_message,
+    validate::Check,
+};
 
 #[async_trait]
 impl UnsafeService for ControlPlane {
@@ -18,7 +24,7 @@ impl UnsafeService for ControlPlane {
         &self,
         request: Request<UnsafeUpdateKeyRequest>,
     ) -> Result<Response<UnsafeUpdateKeyResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.uuid("id", &request.id);
@@ -38,17 +44,16 @@ impl UnsafeService for ControlPlane {
             provider_id: &request.provider_config_id,
         };
         let updated = self.registry.unsafe_update_key(&request.id, change).await;
-        let known = updated.as_ref().ok();
-        self.audit.key(&actor, Action::Update, known.map(|k| &k.0), known.map(|k| &k.1));
+        self.audit.key(&actor, Action::Update, updated.as_ref().map(changed)).await?;
         let (_, after) = updated.map_err(|error| error.status("resource update failed"))?;
-        Ok(Response::new(UnsafeUpdateKeyResponse { key: Some(key_message(after)) }))
+        Ok(Response::new(UnsafeUpdateKeyResponse { key: Some(key_message(after, actor.sight)) }))
     }
 
     async fn unsafe_delete_kas_key(
         &self,
         request: Request<UnsafeDeleteKasKeyRequest>,
     ) -> Result<Response<UnsafeDeleteKasKeyResponse>, Status> {
-        let actor = self.gate.admin(&request).await?;
+        let actor = actor(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         check.uuid("id", &request.id);
@@ -56,7 +61,7 @@ impl UnsafeService for ControlPlane {
         check.required("kas_uri", !request.kas_uri.is_empty());
         check.done()?;
         let deleted = self.registry.delete_key(&request.id, &request.kid, &request.kas_uri).await;
-        self.audit.key(&actor, Action::Delete, deleted.as_ref().ok(), None);
+        self.audit.key(&actor, Action::Delete, deleted.as_ref().map(unchanged)).await?;
         let key = deleted.map_err(|error| error.status("resource deletion failed"))?;
         let key = KasKey {
             kas_uri: key.kas_uri,

@@ -1,6 +1,10 @@
 use std::{borrow::Cow, collections::BTreeMap, future::pending, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use kasbah_auth::{
+    DpopSettings, Gate, GateLayer, MemoryReplay, Proofs, Refusal, RolePolicy, TokenVerifier,
+    VerifiedToken,
+};
 use kasbah_basic::{BasicFactory, MANAGER as BASIC, RootKeys, wrap_private_key};
 use kasbah_crypto::{Algorithm, PrivateKeyParts, PublicKey, envelope::RootKey};
 use kasbah_index::{CacheRules, CachedIndex};
@@ -22,20 +26,29 @@ use kasbah_proto::{
     wellknownconfiguration::well_known_service_client::WellKnownServiceClient,
 };
 use kasbah_registry::{
-    Database, MemoryPolicyAudit, Registry, RegistrySource, SettingsCheck,
-    services::{Callers, ControlPlane, Gate},
+    Database, DocumentCheck, MemoryPolicyAudit, PolicyAudit, Registry, RegistrySource,
+    SettingsCheck, services::ControlPlane,
 };
 use kasbah_testkit::postgres::Postgres;
 use kasbah_trust::{KeyManagers, KeyService, UnknownManager};
-use prost::Message;
+use prost::{
+    Message,
+    bytes::{Buf, BufMut},
+};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::{
     Code, Request, Status, async_trait,
-    metadata::MetadataMap,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    service::Routes,
     transport::{Channel, Server, server::TcpIncoming},
 };
+
+use crate::device::{DEVICE, Devices};
 
 pub(crate) const KAS_URI: &str = "https://kas.example.com";
 pub(crate) const ROOT: &str = "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f";
@@ -83,26 +96,74 @@ pub(crate) struct Plane {
     pub(crate) store: Store,
 }
 
-/// Allows any settings but the word `forbidden`.
+/// Allows any settings but the word `forbidden`, and none but `{}` for the manager [`PICKY`].
 #[derive(Debug)]
 struct AnySettings;
 
+/// A manager whose settings are refused by quoting them.
+pub(crate) const PICKY: &str = "test/picky";
+
 impl SettingsCheck for AnySettings {
-    fn check(&self, _: &str, _: &str, json: &str) -> Result<(), Cow<'static, str>> {
+    fn check(&self, _: &str, manager: &str, json: &str) -> Result<(), Cow<'static, str>> {
+        if manager == PICKY && json != "{}" {
+            return Err(format!("config_json: {json} is not empty").into());
+        }
         if json.contains("forbidden") { Err("config_json: forbidden".into()) } else { Ok(()) }
     }
 }
 
-/// The header is the subject.
+/// Takes any document but one with the word `wrong`, and warns of the word `odd`.
 #[derive(Debug)]
-struct HeaderIsSubject;
+struct AnyDocument;
+
+impl DocumentCheck for AnyDocument {
+    fn check(&self, document: &str) -> Result<Vec<String>, String> {
+        if document.contains("wrong") {
+            return Err("line 1: wrong".to_owned());
+        }
+        Ok(document.contains("odd").then(|| "line 1: odd".to_owned()).into_iter().collect())
+    }
+}
+
+/// The token is the subject, and says which group it is in.
+#[derive(Debug)]
+struct TokenIsSubject;
 
 #[async_trait]
-impl Callers for HeaderIsSubject {
-    async fn subject(&self, metadata: &MetadataMap) -> Result<String, Status> {
-        let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
-        header.map(str::to_owned).ok_or_else(|| Status::unauthenticated("unauthenticated"))
+impl TokenVerifier for TokenIsSubject {
+    async fn verify(&self, token: &str) -> Result<Arc<VerifiedToken>, Refusal> {
+        let group = match token {
+            "admin" => "opentdf-admin",
+            "standard" => "opentdf-standard",
+            other => other,
+        };
+        let claims =
+            json!({ "sub": token, "azp": "a-client", "realm_access": { "roles": [group] } });
+        Ok(Arc::new(VerifiedToken {
+            issuer: "https://idp.example.com".to_owned(),
+            subject: token.to_owned(),
+            claims: Arc::new(claims.as_object().unwrap().clone()),
+            confirmation: None,
+            expires: u64::MAX,
+            text: Arc::new(token.to_owned().into()),
+            fingerprint: Sha256::digest(token).into(),
+        }))
     }
+}
+
+/// May change everything, and see nothing private.
+const WRITERS: &str = "
+p, role:writer, policy.kasregistry.*, *, allow
+p, role:writer, policy.keymanagement.*, *, allow
+p, role:writer, policy.unsafe.*, *, allow
+p, role:writer, kasbah.admin.v1.*, *, allow
+g, writer, role:writer
+";
+
+async fn gate() -> Gate {
+    let settings = DpopSettings { origins: vec![KAS_URI.to_owned()], ..Default::default() };
+    let proofs = Proofs::new(settings, Arc::new(MemoryReplay::default())).unwrap();
+    Gate::new(Arc::new(TokenIsSubject), proofs, RolePolicy::built_in(WRITERS).await.unwrap())
 }
 
 pub(crate) async fn registry(store: &Store) -> Registry {
@@ -115,38 +176,68 @@ pub(crate) fn over(database: Database) -> Registry {
     Registry::new(database, Arc::new(AnySettings))
 }
 
+/// The services of a node, without a gate.
+fn control_plane(registry: &Registry, audit: Arc<dyn PolicyAudit>) -> (Routes, Arc<CachedIndex>) {
+    let source = RegistrySource::new(registry.clone(), KAS_URI.to_owned());
+    let index = CachedIndex::new(Arc::new(source), CacheRules::default());
+    let mut managers = KeyManagers::default();
+    let keys = [("root", ROOT), ("other", OTHER_ROOT)];
+    let keys: BTreeMap<_, _> =
+        keys.map(|(name, hex)| (name.to_owned(), RootKey::from_hex(hex).unwrap())).into();
+    let basic = BasicFactory::new(RootKeys::new("root".to_owned(), keys).unwrap());
+    managers.register(BASIC, &kasbah_basic::ALGORITHMS, Arc::new(basic)).unwrap();
+    managers.register(DEVICE, &kasbah_basic::ALGORITHMS, Arc::new(Devices)).unwrap();
+    let keys = KeyService::new(Arc::clone(&index) as _, managers, BASIC, UnknownManager::Refuse);
+    let keys = Arc::new(keys.unwrap());
+    let documents = Arc::new(AnyDocument);
+    let plane = ControlPlane::new(registry.clone(), keys, KAS_URI.to_owned(), documents, audit);
+    (Arc::new(plane).routes(), index)
+}
+
+/// Serves until the test ends.
+async fn serve(gate: Option<Gate>, routes: Routes) -> Channel {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let incoming = TcpIncoming::from(listener);
+        let served = if let Some(gate) = gate {
+            let mut server = Server::builder().layer(GateLayer::new(Arc::new(gate)));
+            server.add_routes(routes).serve_with_incoming_shutdown(incoming, pending()).await
+        } else {
+            let mut server = Server::builder();
+            server.add_routes(routes).serve_with_incoming_shutdown(incoming, pending()).await
+        };
+        served.unwrap();
+    });
+    Channel::from_shared(url).unwrap().connect_lazy()
+}
+
 impl Plane {
     pub(crate) async fn start(store: Store) -> Self {
-        let registry = registry(&store).await;
-        let source = RegistrySource::new(registry.clone(), KAS_URI.to_owned());
-        let index = CachedIndex::new(Arc::new(source), CacheRules::default());
-        let mut managers = KeyManagers::default();
-        let keys = [("root", ROOT), ("other", OTHER_ROOT)];
-        let keys: BTreeMap<_, _> =
-            keys.map(|(name, hex)| (name.to_owned(), RootKey::from_hex(hex).unwrap())).into();
-        let basic = BasicFactory::new(RootKeys::new("root".to_owned(), keys).unwrap());
-        managers.register(BASIC, &kasbah_basic::ALGORITHMS, Arc::new(basic)).unwrap();
-        let keys =
-            KeyService::new(Arc::clone(&index) as _, managers, BASIC, UnknownManager::Refuse);
         let audit = Arc::new(MemoryPolicyAudit::default());
-        let gate = Gate::new(Arc::new(HeaderIsSubject), ["admin".to_owned()]);
-        let plane = ControlPlane::new(
-            registry.clone(),
-            Arc::new(keys.unwrap()),
-            KAS_URI.to_owned(),
-            gate,
-            Arc::clone(&audit) as _,
-        );
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let routes = Arc::new(plane).routes();
-        tokio::spawn(async move {
-            let incoming = TcpIncoming::from(listener);
-            let server = Server::builder().add_routes(routes);
-            server.serve_with_incoming_shutdown(incoming, pending()).await.unwrap();
-        });
-        let channel = Channel::from_shared(url).unwrap().connect_lazy();
+        Self::start_with(store, Arc::clone(&audit) as _, audit).await
+    }
+
+    /// With a log of its own; `audit` is what the test looks into.
+    pub(crate) async fn start_with(
+        store: Store,
+        log: Arc<dyn PolicyAudit>,
+        audit: Arc<MemoryPolicyAudit>,
+    ) -> Self {
+        let registry = registry(&store).await;
+        let (routes, index) = control_plane(&registry, log);
+        let channel = serve(Some(gate().await), routes).await;
         Self { registry, index, audit, channel, store }
+    }
+
+    /// The same services with no gate in front of them.
+    pub(crate) async fn ungated(&self) -> Channel {
+        let (routes, _) = control_plane(&self.registry, Arc::clone(&self.audit) as _);
+        serve(None, routes).await
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Changes the database as somebody does who may write it.
@@ -168,7 +259,7 @@ impl Plane {
     }
 
     pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(self.channel.clone())
+        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(32 << 20)
     }
 
     pub(crate) fn well_known(&self) -> WellKnownServiceClient<Channel> {
@@ -220,9 +311,10 @@ pub(crate) fn admin<T>(message: T) -> Request<T> {
     request("admin", message)
 }
 
-pub(crate) fn request<T>(subject: &'static str, message: T) -> Request<T> {
+pub(crate) fn request<T>(subject: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", subject.parse().unwrap());
+    let authorization = format!("Bearer {subject}").parse().unwrap();
+    request.metadata_mut().insert("authorization", authorization);
     request
 }
 
@@ -303,6 +395,64 @@ pub(crate) fn broken(status: &Status) -> Vec<String> {
         assert!(status.message().contains(&line), "{line}: {status:?}");
     }
     found.into_iter().map(|violation| violation.rule_id).collect()
+}
+
+/// Messages as they are on the wire.
+#[derive(Debug, Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut message = vec![0; buffer.remaining()];
+        buffer.copy_to_slice(&mut message);
+        Ok(Some(message))
+    }
+}
+
+/// Calls `rpc`, for example `kas.AccessService/Rewrap`, with an encoded message; the answer as it
+/// came.
+pub(crate) async fn call(
+    channel: Channel,
+    subject: Option<&str>,
+    rpc: &str,
+    message: Vec<u8>,
+) -> Result<Vec<u8>, Status> {
+    let message = match subject {
+        Some(subject) => request(subject, message),
+        None => Request::new(message),
+    };
+    let mut client = Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = format!("/{rpc}").parse().unwrap();
+    Ok(client.unary(message, path, Raw).await?.into_inner())
 }
 
 /// A module with the tests over SQLite, and one with the same over PostgreSQL.

@@ -482,6 +482,9 @@ async fn root_keys_are_rotated(store: Store) {
     assert!(states.unwrap().into_inner().keys.iter().all(|state| state.state == "ready"));
 }
 
+/// Of the token `admin`.
+const SHA256_OF_ADMIN: &str = "8c6976e5b5410415bde908bd4dee15dfb167a9c873fc4bb8a81f6f2ab448a918";
+
 async fn changes_are_audited_without_secrets(store: Store) {
     let plane = Plane::start(store).await;
     let (kas, provider) = (plane.own_kas().await, plane.hsm("main").await);
@@ -500,6 +503,13 @@ async fn changes_are_audited_without_secrets(store: Store) {
             assert_eq!(at("/audit/actor/id"), "admin");
             assert_eq!(at("/audit/clientInfo/requestIP"), "127.0.0.1");
             assert!(at("/audit/clientInfo/userAgent").starts_with("tonic/"));
+            let kasbah = "/audit/eventMetaData/kasbah";
+            assert_eq!(at(&format!("{kasbah}/client")), "a-client");
+            assert_eq!(at(&format!("{kasbah}/proof")), "bearer");
+            assert_eq!(at(&format!("{kasbah}/token_sha256")), SHA256_OF_ADMIN);
+            let outcome = event.pointer(&format!("{kasbah}/outcome"));
+            let failed = at("/audit/action/result") == "error";
+            assert_eq!(outcome.and_then(|word| word.as_str()), failed.then_some("exists"));
             (
                 at("/audit/action/type"),
                 at("/audit/object/type"),
