@@ -54,8 +54,8 @@ pub struct ControlPlane {
     registry: Registry,
     keys: Arc<KeyService>,
     kas_uri: String,
-    documents: Arc<dyn DocumentCheck>,
     audit: Audit,
+    documents: Arc<dyn DocumentCheck>,
     /// Intents this process works on.
     making: Mutex<HashSet<String>>,
 }
@@ -67,10 +67,10 @@ impl ControlPlane {
         registry: Registry,
         keys: Arc<KeyService>,
         kas_uri: String,
-        documents: Arc<dyn DocumentCheck>,
         audit: Arc<dyn PolicyAudit>,
+        documents: Arc<dyn DocumentCheck>,
     ) -> Self {
-        Self { registry, keys, kas_uri, documents, audit: Audit(audit), making: Mutex::default() }
+        Self { registry, keys, kas_uri, audit: Audit(audit), documents, making: Mutex::default() }
     }
 
     /// All services.

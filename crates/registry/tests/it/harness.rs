@@ -190,7 +190,7 @@ fn control_plane(registry: &Registry, audit: Arc<dyn PolicyAudit>) -> (Routes, A
     let keys = KeyService::new(Arc::clone(&index) as _, managers, BASIC, UnknownManager::Refuse);
     let keys = Arc::new(keys.unwrap());
     let documents = Arc::new(AnyDocument);
-    let plane = ControlPlane::new(registry.clone(), keys, KAS_URI.to_owned(), documents, audit);
+    let plane = ControlPlane::new(registry.clone(), keys, KAS_URI.to_owned(), audit, documents);
     (Arc::new(plane).routes(), index)
 }
 
