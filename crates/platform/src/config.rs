@@ -21,12 +21,24 @@ pub struct PlatformConfig {
     pub request_timeout: Duration,
 }
 
+/// How to reach a platform, whatever is asked of it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Where it listens: `http` or `https`, a host, no path.
+    pub endpoint: Uri,
+    /// PEM certificates of the authorities to trust instead of the system's, for the platform and
+    /// for the token endpoint.
+    pub ca_file: Option<PathBuf>,
+    /// How to get a token; `None` sends none.
+    pub auth: Option<ClientCredentials>,
+}
+
 /// Client credentials of OAuth 2.0 (RFC 6749, section 4.4), sent by HTTP Basic.
 #[derive(Debug, Clone)]
 pub struct ClientCredentials {
     /// Token endpoint of the identity provider: `http` or `https`.
     pub token_endpoint: Uri,
-    /// Name of the client. It needs a role that may read keys.
+    /// Name of the client. It needs a role that may do what is asked for.
     pub client_id: String,
     /// Its secret; read again for every token.
     pub client_secret: SecretSource,
@@ -45,6 +57,9 @@ pub enum SetupError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A setting of decisions that leaves no room for any.
+    #[error("{0} is 0, so nothing could be decided")]
+    Zero(&'static str),
     /// A page size out of bounds.
     #[error("page_size is {0}; use 1 to 2500")]
     PageSize(u16),
@@ -67,6 +82,24 @@ impl PlatformConfig {
         }
     }
 
+    /// How to reach the platform.
+    pub fn connection(&self) -> Connection {
+        Connection {
+            endpoint: self.endpoint.clone(),
+            ca_file: self.ca_file.clone(),
+            auth: self.auth.clone(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), SetupError> {
+        if !(1..=2500).contains(&self.page_size) {
+            return Err(SetupError::PageSize(self.page_size));
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
     pub(crate) fn check(&self) -> Result<(), SetupError> {
         check_address("endpoint", &self.endpoint)?;
         if !matches!(self.endpoint.path(), "" | "/") || self.endpoint.query().is_some() {
@@ -75,9 +108,6 @@ impl PlatformConfig {
         }
         if let Some(auth) = &self.auth {
             check_address("token_endpoint", &auth.token_endpoint)?;
-        }
-        if !(1..=2500).contains(&self.page_size) {
-            return Err(SetupError::PageSize(self.page_size));
         }
         Ok(())
     }

@@ -7,10 +7,11 @@
 mod config;
 mod convert;
 mod error;
+mod link;
 mod source;
 mod token;
 
-pub use config::{ClientCredentials, PlatformConfig, SetupError};
+pub use config::{ClientCredentials, Connection, PlatformConfig, SetupError};
 pub use convert::{ConvertError, key_details};
 pub use kasbah_http::Uri;
 pub use source::PlatformSource;

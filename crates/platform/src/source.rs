@@ -2,11 +2,9 @@ use std::{
     collections::{HashMap, HashSet},
     error::Error as StdError,
     sync::Arc,
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use kasbah_http::{Http, RootCertStore, TlsError};
 use kasbah_index::KeySource;
 use kasbah_proto::policy::{
     KasKey, KeyProviderConfig, PageRequest,
@@ -19,17 +17,14 @@ use kasbah_proto::policy::{
 };
 use kasbah_trust::{KeyDetails, KeyId, Result};
 use tokio::time::timeout;
-use tonic::{
-    Code, Request, Response, Status,
-    transport::{Channel, ClientTlsConfig, Endpoint},
-};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
-    ConvertError, PlatformConfig, SetupError, config::is_https, convert::key_details,
-    error::PlatformError, token::Tokens,
+    ConvertError, PlatformConfig, SetupError,
+    convert::key_details,
+    error::PlatformError,
+    link::{CallError, Link},
 };
-
-type Client = KeyAccessServerRegistryServiceClient<Channel>;
 
 /// The keys that an OpenTDF platform has registered for one KAS, over gRPC.
 ///
@@ -38,11 +33,8 @@ type Client = KeyAccessServerRegistryServiceClient<Channel>;
 /// left out of the list with a warning.
 #[derive(Debug)]
 pub struct PlatformSource {
-    client: Client,
-    tokens: Option<Tokens>,
+    link: Link,
     config: PlatformConfig,
-    /// For errors.
-    endpoint: Arc<str>,
 }
 
 impl PlatformSource {
@@ -52,26 +44,8 @@ impl PlatformSource {
     /// When the configuration cannot work.
     pub fn new(config: PlatformConfig) -> Result<Self, SetupError> {
         config.check()?;
-        let roots = if config.uses_tls() {
-            kasbah_http::authorities(config.ca_file.as_deref())?
-        } else {
-            RootCertStore::empty()
-        };
-        let channel = endpoint(&config, &roots)?.connect_lazy();
-        let client = Client::new(channel).max_decoding_message_size(PAGE_BYTES);
-        let tokens = match &config.auth {
-            Some(auth) => {
-                let http = Http::new(
-                    kasbah_http::client_config(roots)?,
-                    config.request_timeout,
-                    BODY_LIMIT,
-                );
-                Some(Tokens::new(auth.clone(), http, config.request_timeout))
-            }
-            None => None,
-        };
-        let endpoint = config.endpoint.to_string().into();
-        Ok(Self { client, tokens, config, endpoint })
+        let link = Link::new(&config.connection(), config.request_timeout)?;
+        Ok(Self { link, config })
     }
 
     /// The key of `kid` as the platform has it.
@@ -79,7 +53,7 @@ impl PlatformSource {
         let uri = kas_key_identifier::Identifier::Uri(self.config.kas_uri.to_string());
         let key = KasKeyIdentifier { identifier: Some(uri), kid: kid.to_owned() };
         let request = GetKeyRequest { identifier: Some(get_key_request::Identifier::Key(key)) };
-        let call = async |mut client: Client, request| client.get_key(request).await;
+        let call = async |channel, request| client(channel).get_key(request).await;
         let Some(answer) = self.call("GetKey", request, call).await? else { return Ok(None) };
         let key = answer.kas_key.ok_or(ConvertError::Empty)?;
         self.check_owner(&key)?;
@@ -94,7 +68,7 @@ impl PlatformSource {
     /// be missing.
     async fn pages(&self) -> Result<Vec<KasKey>, PlatformError> {
         let distrust =
-            |reason| PlatformError::Paging { endpoint: Arc::clone(&self.endpoint), reason };
+            |reason| PlatformError::Paging { endpoint: Arc::clone(self.link.endpoint()), reason };
         let mut keys = Vec::new();
         let mut offset = 0;
         loop {
@@ -125,56 +99,32 @@ impl PlatformSource {
             pagination: Some(PageRequest { limit: self.config.page_size.into(), offset }),
             ..ListKeysRequest::default()
         };
-        let call = async |mut client: Client, request| client.list_keys(request).await;
+        let call = async |channel, request| client(channel).list_keys(request).await;
         let answer = self.call("ListKeys", request, call).await?;
         Ok(answer.unwrap_or_else(|| {
             tracing::warn!(
-                endpoint = %self.endpoint, kas_uri = %self.config.kas_uri,
+                endpoint = %self.link.endpoint(), kas_uri = %self.config.kas_uri,
                 "the platform has no KAS of this URI, so there are no keys; register it or correct kas_uri"
             );
             ListKeysResponse::default()
         }))
     }
 
-    /// The answer of the platform, with a new token when it does not accept the one there is;
-    /// `None` when it has no such thing.
-    async fn call<Q, A>(
+    /// The answer of the platform; `None` when it has no such thing.
+    async fn call<Q: Clone, A>(
         &self,
         method: &'static str,
         message: Q,
-        call: impl AsyncFn(Client, Request<Q>) -> Result<Response<A>, Status>,
-    ) -> Result<Option<A>, PlatformError>
-    where
-        Q: Clone,
-    {
-        let endpoint = &self.endpoint;
-        let answer = async {
-            let mut retried = false;
-            loop {
-                let mut request = Request::new(message.clone());
-                let token = match &self.tokens {
-                    Some(tokens) => Some((tokens, tokens.get().await?)),
-                    None => None,
-                };
-                if let Some((_, token)) = &token {
-                    request.metadata_mut().insert("authorization", token.header());
-                }
-                match (call(self.client.clone(), request).await, token) {
-                    (Ok(answer), _) => return Ok(Some(answer.into_inner())),
-                    (Err(status), _) if status.code() == Code::NotFound => return Ok(None),
-                    (Err(status), Some((tokens, token)))
-                        if status.code() == Code::Unauthenticated && !retried =>
-                    {
-                        tokens.forget(&token).await;
-                        retried = true;
-                    }
-                    (Err(status), _) => return Err(PlatformError::of(&status, method, endpoint)),
-                }
-            }
-        };
-        timeout(self.config.request_timeout, answer).await.unwrap_or_else(|_| {
-            Err(PlatformError::Timeout { method, endpoint: Arc::clone(endpoint) })
-        })
+        call: impl AsyncFn(Channel, Request<Q>) -> Result<Response<A>, Status>,
+    ) -> Result<Option<A>, PlatformError> {
+        let endpoint = self.link.endpoint();
+        match timeout(self.config.request_timeout, self.link.call(message, call)).await {
+            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Err(CallError::Status(status))) if status.code() == Code::NotFound => Ok(None),
+            Ok(Err(CallError::Status(status))) => Err(PlatformError::of(&status, method, endpoint)),
+            Ok(Err(CallError::Token(error))) => Err(error.into()),
+            Err(_) => Err(PlatformError::Timeout { method, endpoint: Arc::clone(endpoint) }),
+        }
     }
 
     fn check_owner(&self, key: &KasKey) -> Result<(), PlatformError> {
@@ -259,20 +209,12 @@ impl Completion<'_> {
     }
 }
 
-fn foreign(key: &KasKey, kid: &str) -> PlatformError {
-    PlatformError::Foreign { kid: kid.to_owned(), kas_uri: key.kas_uri.clone() }
+fn client(channel: Channel) -> KeyAccessServerRegistryServiceClient<Channel> {
+    KeyAccessServerRegistryServiceClient::new(channel).max_decoding_message_size(PAGE_BYTES)
 }
 
-fn endpoint(config: &PlatformConfig, roots: &RootCertStore) -> Result<Endpoint, SetupError> {
-    let endpoint = Endpoint::from(config.endpoint.clone())
-        .connect_timeout(config.request_timeout)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(config.request_timeout);
-    if !is_https(&config.endpoint) {
-        return Ok(endpoint);
-    }
-    let tls = ClientTlsConfig::new().trust_anchors(roots.roots.iter().cloned());
-    endpoint.tls_config(tls).map_err(|error| TlsError::Settings(error.into()).into())
+fn foreign(key: &KasKey, kid: &str) -> PlatformError {
+    PlatformError::Foreign { kid: kid.to_owned(), kas_uri: key.kas_uri.clone() }
 }
 
 /// Memory that a list may take, roughly: some KiB per key. A KAS has thousands.
@@ -280,9 +222,3 @@ const MOST_KEYS: usize = 1_000_000;
 
 /// 2500 keys of RSA-4096 with their wrapped private keys and configurations.
 const PAGE_BYTES: usize = 32 * 1024 * 1024;
-
-/// Tokens have a few KiB.
-const BODY_LIMIT: usize = 64 * 1024;
-
-/// Finds out about a connection that died silently before a request has to.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
