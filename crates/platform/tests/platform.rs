@@ -2,6 +2,8 @@
 //! because only those lie about their pages and refuse tokens on demand.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod issuer;
+
 use std::{
     error::Error as StdError,
     net::SocketAddr,
@@ -35,17 +37,14 @@ use kasbah_proto::{
 };
 use kasbah_trust::{Deadline, Error, KeyDetails, KeyIndex, KeyMode, KeyStatus, SecretSource};
 use prost_types::Timestamp;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    runtime::Runtime,
-    time,
-};
+use tokio::{net::TcpListener, runtime::Runtime, time};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Code, Request, Response, Status,
     transport::{Identity, Server, ServerTlsConfig},
 };
+
+use crate::issuer::Issuer;
 
 const KAS: &str = "https://kas.example";
 const SECRET: &str = "hunter2&more";
@@ -446,64 +445,6 @@ async fn start(address: SocketAddr, key: KasKey) -> Runtime {
     });
     serving.await.unwrap();
     runtime
-}
-
-/// An identity provider that gives out `t1`, `t2` and so on.
-#[derive(Clone)]
-struct Issuer {
-    address: SocketAddr,
-    requests: Arc<Mutex<Vec<String>>>,
-}
-
-impl Issuer {
-    /// Answers with status and body, `{n}` in which is the number of the request.
-    async fn answering(status: &'static str, body: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let issuer = Self { address, requests: Arc::default() };
-        let serving = issuer.clone();
-        tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = vec![0; 4096];
-                let length = stream.read(&mut request).await.unwrap();
-                let text = String::from_utf8_lossy(&request[..length]).into_owned();
-                let n = {
-                    let mut requests = serving.requests.lock().unwrap();
-                    requests.push(text);
-                    requests.len()
-                };
-                let body = body.replace("{n}", &n.to_string());
-                let answer = format!(
-                    "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                // Who asked may have hung up over a body that is too large.
-                let _ = stream.write_all(answer.as_bytes()).await;
-            }
-        });
-        issuer
-    }
-
-    async fn granting(expires_in: u32) -> Self {
-        let body = format!(
-            r#"{{"access_token":"t{{n}}","token_type":"Bearer","expires_in":{expires_in}}}"#
-        );
-        Self::answering("200 OK", body).await
-    }
-
-    fn credentials(&self, secret: PathBuf) -> ClientCredentials {
-        ClientCredentials {
-            token_endpoint: uri(&format!("http://{}/token", self.address)),
-            client_id: "kas one".to_owned(),
-            client_secret: SecretSource::File(secret),
-            scope: Some("a b".to_owned()),
-        }
-    }
-
-    fn count(&self) -> usize {
-        self.requests.lock().unwrap().len()
-    }
 }
 
 /// A source that authenticates, and where its secret is.
