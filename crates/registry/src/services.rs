@@ -5,6 +5,7 @@
 //! `validate`), then the rules of [`Registry`], then audit.
 
 mod admin;
+mod finish;
 mod kas_registry;
 pub(crate) mod key_management;
 mod reconcile;
@@ -31,6 +32,7 @@ use kasbah_proto::{
 use kasbah_trust::{Custody, Deadline, KeyService, KeyStatus};
 use tonic::service::Routes;
 
+use self::finish::Finish;
 use crate::{
     DocumentCheck, Key, Page, PolicyAudit, Registry,
     audit::Audit,
@@ -73,10 +75,10 @@ impl ControlPlane {
         Self { registry, keys, kas_uri, audit: Audit(audit), documents, making: Mutex::default() }
     }
 
-    /// All services.
+    /// All services. A call runs to its end, and is audited, also when its client goes away.
     pub fn routes(self: Arc<Self>) -> Routes {
         let max = MAX_REQUEST;
-        Routes::new(
+        let routes = Routes::new(
             KeyManagementServiceServer::from_arc(Arc::clone(&self)).max_decoding_message_size(max),
         )
         .add_service(
@@ -92,7 +94,8 @@ impl ControlPlane {
         .add_service(
             AdminServiceServer::new(admin::Admin(self))
                 .max_decoding_message_size(MAX_ADMIN_REQUEST),
-        )
+        );
+        routes.into_axum_router().layer(Finish).into()
     }
 
     /// Proves a key that this node serves.

@@ -33,9 +33,7 @@ use crate::{
 /// How long a device may take to make a key. RSA-4096 takes small devices half a minute.
 const GENERATE_TIMEOUT: Duration = Duration::from_secs(90);
 
-const CREATION: &str = "resource creation failed";
-
-/// The service, which hands work to tasks of their own.
+/// The service: a type of its own, as the control plane has methods of the same names.
 #[derive(Debug)]
 pub(super) struct Admin(pub(super) Arc<ControlPlane>);
 
@@ -48,13 +46,12 @@ impl AdminService for Admin {
         let actor = actor(&request)?;
         let request = request.into_inner();
         check_generate(&request)?;
-        let (plane, sight) = (Arc::clone(&self.0), actor.sight);
-        // Not to be left half done, or unrecorded, because a client went away.
-        let made = tokio::spawn(async move { plane.generate_for(&actor, request).await }).await;
-        let key = made.map_err(|error| Error::internal(error).status(CREATION))??;
+        let made = self.0.generate(request).await;
+        self.0.audit.key(&actor, Action::Create, made.as_ref().map(unchanged)).await?;
+        let key = made.map_err(|error| error.status("resource creation failed"))?;
         let proof = self.0.prove(&key).await.ok().flatten();
         let custody = proof.and_then(kasbah_trust::Result::ok).map(custody_message);
-        let kas_key = Some(key_message(key, sight));
+        let kas_key = Some(key_message(key, actor.sight));
         Ok(Response::new(GenerateKeyResponse { kas_key, custody }))
     }
 
@@ -62,10 +59,13 @@ impl AdminService for Admin {
         &self,
         request: Request<ReconcileRequest>,
     ) -> Result<Response<ReconcileResponse>, Status> {
-        let Actor { sight, .. } = actor(&request)?;
-        let (plane, repair) = (Arc::clone(&self.0), request.into_inner().repair);
-        let findings = tokio::spawn(async move { plane.compare(repair, sight).await }).await;
-        let findings = findings.unwrap_or_else(|error| Err(Error::internal(error)));
+        let actor = actor(&request)?;
+        let mut registered = Vec::new();
+        let repair = request.into_inner().repair;
+        let findings = self.0.compare(repair, actor.sight, &mut registered).await;
+        for key in &registered {
+            self.0.audit.key(&actor, Action::Create, Ok((key, None))).await?;
+        }
         let findings = findings.map_err(|error| error.status("resource retrieval failed"))?;
         Ok(Response::new(ReconcileResponse { findings }))
     }
@@ -176,16 +176,6 @@ impl Drop for Making<'_> {
 }
 
 impl ControlPlane {
-    async fn generate_for(
-        &self,
-        actor: &Actor,
-        request: GenerateKeyRequest,
-    ) -> Result<Key, Status> {
-        let made = self.generate(request).await;
-        self.audit.key(actor, Action::Create, made.as_ref().map(unchanged)).await?;
-        made.map_err(|error| error.status(CREATION))
-    }
-
     async fn generate(&self, request: GenerateKeyRequest) -> Result<Key> {
         let kas = self.own_kas(&request.kas_id).await?;
         let provider = self.registry.provider(&ProviderName::Id(request.provider_config_id)).await;

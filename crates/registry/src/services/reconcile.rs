@@ -27,8 +27,13 @@ struct Devices {
 }
 
 impl ControlPlane {
-    /// Everything that is not as it should be.
-    pub(super) async fn compare(&self, repair: bool, sight: Sight) -> Result<Vec<Finding>> {
+    /// Everything that is not as it should be. Keys that a repair registers go into `registered`.
+    pub(super) async fn compare(
+        &self,
+        repair: bool,
+        sight: Sight,
+        registered: &mut Vec<Key>,
+    ) -> Result<Vec<Finding>> {
         let providers = self.registry.all_providers().await?;
         let intents = self.registry.interrupted_keys(|id| self.making().contains(id)).await?;
         let mut devices = self.ask_devices(&providers, sight).await?;
@@ -37,6 +42,7 @@ impl ControlPlane {
             let Some(provider) = providers.iter().find(|p| p.id == intent.provider_id) else {
                 continue;
             };
+            let repair = repair.then_some(&mut *registered);
             findings.push(self.settle(intent, provider, &devices, repair).await?);
         }
         if repair && !intents.is_empty() {
@@ -97,7 +103,7 @@ impl ControlPlane {
         intent: &Intent,
         provider: &Provider,
         devices: &Devices,
-        repair: bool,
+        repair: Option<&mut Vec<Key>>,
     ) -> Result<Finding> {
         let held = match devices.of_provider.get(&provider.id) {
             Some(Ok(held)) => held,
@@ -132,32 +138,36 @@ impl ControlPlane {
             ),
         };
         let mut found = finding(kind, &intent.kid, provider, detail.to_owned());
-        if repair {
+        if let Some(registered) = repair {
             match self.end(intent, provider, kind, whole).await {
-                Ok(()) => found.repaired = true,
+                Ok(key) => {
+                    found.repaired = true;
+                    registered.extend(key);
+                }
                 Err(error) => found.detail = format!("{detail}; the repair failed: {error}"),
             }
         }
         Ok(found)
     }
 
+    /// Ends it; the key, if it is registered now.
     async fn end(
         &self,
         intent: &Intent,
         provider: &Provider,
         kind: Kind,
         whole: Option<Made>,
-    ) -> Result<()> {
+    ) -> Result<Option<Key>> {
         match (kind, whole) {
             (Kind::InterruptedBeforeCommit, Some(made)) => {
                 match self.registry.finish_key(intent, &new_key(intent, &made)).await {
                     // What it was to replace is replaced by now, or the like.
                     Err(Error::Exists | Error::Relation | Error::Precondition(_)) => {}
-                    other => return other.map(drop),
+                    other => return other.map(Some),
                 }
             }
             (Kind::HalfKey, _) => {}
-            _ => return self.registry.abandon_key(intent).await,
+            _ => return self.registry.abandon_key(intent).await.map(|()| None),
         }
         let config = Arc::new(convert::provider_config(provider)?);
         let manager = self.keys.manager_of(&config).await.map_err(of_device)?;
@@ -165,7 +175,7 @@ impl ControlPlane {
             let kid = intent.kid.as_str().into();
             store.destroy(&kid, Deadline::after(PROBE_TIMEOUT)).await.map_err(of_device)?;
         }
-        self.registry.abandon_key(intent).await
+        self.registry.abandon_key(intent).await.map(|()| None)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use kasbah_crypto::{Algorithm, PrivateKeyParts, ec::EcPublicKey};
+use kasbah_crypto::{Algorithm, Curve, PrivateKeyParts, ec::EcPublicKey};
 use kasbah_trust::{
     Deadline, Error, Health, KeyDetails, KeyId, KeyManager, KeyManagerFactory, KeyMode, KeyStore,
     NewKey, PrivateKeyRef, ProtectedKey, ProviderConfig, Result, StoredKey, WrappedDek,
@@ -15,13 +15,30 @@ pub(crate) const DEVICE: &str = "test/device";
 /// What it hands out as a wrapped private key.
 pub(crate) const MADE_WRAPPED: &str = "TUFERS1XUkFQUEVE";
 
-/// With the word `broken` in its settings it does not come up, with `silent` it does not answer.
+/// With the word `broken` in its settings it does not come up, with `silent` it does not answer, and
+/// with `holding` it holds a P-256 key named [`HELD`].
 #[derive(Debug)]
 pub(crate) struct Devices;
+
+/// Name of the key in a device that holds one.
+pub(crate) const HELD: &str = "held";
 
 #[derive(Debug)]
 struct Device {
     settings: String,
+    held: Vec<StoredKey>,
+}
+
+fn held() -> Result<StoredKey> {
+    let algorithm = Algorithm::Ec(Curve::P256);
+    let key = PrivateKeyParts::generate(algorithm).map_err(Error::internal)?;
+    Ok(StoredKey {
+        kid: HELD.into(),
+        algorithm: Some(algorithm),
+        public_key: Some(key.public_key()),
+        has_private_key: true,
+        key_id: Some("held-key".to_owned()),
+    })
 }
 
 #[async_trait]
@@ -31,7 +48,8 @@ impl KeyManagerFactory for Devices {
         if settings.contains("broken") {
             return Err(Error::unavailable(format!("no device for {settings}")));
         }
-        Ok(Arc::new(Device { settings }))
+        let held = if settings.contains("holding") { vec![held()?] } else { Vec::new() };
+        Ok(Arc::new(Device { settings, held }))
     }
 }
 
@@ -101,7 +119,7 @@ impl KeyStore for Device {
     }
 
     async fn inventory(&self, _: Deadline) -> Result<Vec<StoredKey>> {
-        if self.settings.contains("silent") { self.down() } else { Ok(Vec::new()) }
+        if self.settings.contains("silent") { self.down() } else { Ok(self.held.clone()) }
     }
 
     async fn destroy(&self, kid: &KeyId, _: Deadline) -> Result<()> {

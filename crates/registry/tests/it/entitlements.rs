@@ -1,6 +1,6 @@
 //! The document of entitlements.
 
-use std::time::Duration;
+use std::{sync::mpsc, time::Duration};
 
 use kasbah_proto::kasbah::admin::v1::{
     GetEntitlementsRequest, GetEntitlementsResponse, SetEntitlementsRequest,
@@ -146,4 +146,27 @@ async fn other_nodes_hear_of_it() {
     let revision = tokio::time::timeout(Duration::from_mins(1), heard).await.unwrap();
     assert!(other.entitlements().await.unwrap().unwrap().1 >= revision);
     listener.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_change_without_an_event() {
+    let plane = Plane::start(Store::sqlite()).await;
+    let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel());
+    *plane.documents.pause.lock().unwrap() = Some((begin, ended));
+    let mut client = plane.admin();
+    let message = SetEntitlementsRequest { document: "one".into(), expected_revision: None };
+    let call = tokio::spawn(async move { client.set_entitlements(admin(message)).await });
+    tokio::task::spawn_blocking(move || begun.recv().unwrap()).await.unwrap();
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    // The server hears of it on the same connection, before it hears of this.
+    assert_eq!(get(&plane).await.revision, 0);
+    end.send(()).unwrap();
+    let audited = async {
+        while plane.audit.events().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), audited).await.unwrap();
+    assert_eq!(get(&plane).await.document, "one");
 }

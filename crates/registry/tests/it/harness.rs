@@ -1,4 +1,9 @@
-use std::{borrow::Cow, collections::BTreeMap, future::pending, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    future::pending,
+    sync::{Arc, Mutex, mpsc},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use kasbah_auth::{
@@ -92,6 +97,7 @@ pub(crate) struct Plane {
     pub(crate) registry: Registry,
     pub(crate) index: Arc<CachedIndex>,
     pub(crate) audit: Arc<MemoryPolicyAudit>,
+    pub(crate) documents: Arc<AnyDocument>,
     channel: Channel,
     pub(crate) store: Store,
 }
@@ -113,11 +119,18 @@ impl SettingsCheck for AnySettings {
 }
 
 /// Takes any document but one with the word `wrong`, and warns of the word `odd`.
-#[derive(Debug)]
-struct AnyDocument;
+#[derive(Debug, Default)]
+pub(crate) struct AnyDocument {
+    /// Where to say that a check has begun, and where to wait before it ends.
+    pub(crate) pause: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
+}
 
 impl DocumentCheck for AnyDocument {
     fn check(&self, document: &str) -> Result<Vec<String>, String> {
+        if let Some((begun, end)) = self.pause.lock().unwrap().take() {
+            begun.send(()).unwrap();
+            end.recv().unwrap();
+        }
         if document.contains("wrong") {
             return Err("line 1: wrong".to_owned());
         }
@@ -177,7 +190,11 @@ pub(crate) fn over(database: Database) -> Registry {
 }
 
 /// The services of a node, without a gate.
-fn control_plane(registry: &Registry, audit: Arc<dyn PolicyAudit>) -> (Routes, Arc<CachedIndex>) {
+fn control_plane(
+    registry: &Registry,
+    audit: Arc<dyn PolicyAudit>,
+    documents: Arc<AnyDocument>,
+) -> (Routes, Arc<CachedIndex>) {
     let source = RegistrySource::new(registry.clone(), KAS_URI.to_owned());
     let index = CachedIndex::new(Arc::new(source), CacheRules::default());
     let mut managers = KeyManagers::default();
@@ -189,7 +206,6 @@ fn control_plane(registry: &Registry, audit: Arc<dyn PolicyAudit>) -> (Routes, A
     managers.register(DEVICE, &kasbah_basic::ALGORITHMS, Arc::new(Devices)).unwrap();
     let keys = KeyService::new(Arc::clone(&index) as _, managers, BASIC, UnknownManager::Refuse);
     let keys = Arc::new(keys.unwrap());
-    let documents = Arc::new(AnyDocument);
     let plane = ControlPlane::new(registry.clone(), keys, KAS_URI.to_owned(), audit, documents);
     (Arc::new(plane).routes(), index)
 }
@@ -225,14 +241,16 @@ impl Plane {
         audit: Arc<MemoryPolicyAudit>,
     ) -> Self {
         let registry = registry(&store).await;
-        let (routes, index) = control_plane(&registry, log);
+        let documents = Arc::<AnyDocument>::default();
+        let (routes, index) = control_plane(&registry, log, Arc::clone(&documents));
         let channel = serve(Some(gate().await), routes).await;
-        Self { registry, index, audit, channel, store }
+        Self { registry, index, audit, documents, channel, store }
     }
 
     /// The same services with no gate in front of them.
     pub(crate) async fn ungated(&self) -> Channel {
-        let (routes, _) = control_plane(&self.registry, Arc::clone(&self.audit) as _);
+        let (routes, _) =
+            control_plane(&self.registry, Arc::clone(&self.audit) as _, Arc::default());
         serve(None, routes).await
     }
 

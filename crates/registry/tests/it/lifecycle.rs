@@ -2,7 +2,7 @@
 
 use kasbah_proto::{
     kasbah::admin::v1::{
-        ListKeyStatesRequest, SetKeyStateRequest, WrapKeysAgainRequest,
+        ListKeyStatesRequest, ReconcileRequest, SetKeyStateRequest, WrapKeysAgainRequest,
         set_key_state_request::Target,
     },
     policy::{
@@ -21,11 +21,15 @@ use kasbah_proto::{
 };
 use kasbah_registry::{Error, Intent, KeyName, ObjectKind, PolicyObject, PrivateKey, Uses};
 use prost_types::{Struct, value::Kind};
+use serde_json::json;
 use tonic::{Code, Status};
 
-use crate::harness::{
-    KAS_URI, NOBODY, Plane, Store, admin, id_of, local, on_both, over, public_only, refused,
-    remote, request, status_of,
+use crate::{
+    device::{DEVICE, HELD},
+    harness::{
+        KAS_URI, NOBODY, Plane, Store, admin, id_of, local, on_both, over, provider, public_only,
+        refused, remote, request, status_of,
+    },
 };
 
 fn new_key(of: kasbah_proto::policy::kasregistry::CreateKeyRequest) -> NewKey {
@@ -536,6 +540,44 @@ async fn changes_are_audited_without_secrets(store: Store) {
     for secret in ["wrapped_key", "config_json", "private_key"] {
         assert!(!all.contains(secret), "{secret}");
     }
+}
+
+#[tokio::test]
+async fn a_key_that_a_repair_registers_is_audited() {
+    let plane = Plane::start(Store::sqlite()).await;
+    let kas_id = plane.own_kas().await;
+    let holding = provider("main", DEVICE, "{\"is\":\"holding\"}");
+    let made = plane.providers().create_provider_config(admin(holding)).await.unwrap();
+    let intent = Intent {
+        id: "5e8f0d3a-0000-4000-8000-000000000001".into(),
+        kas_id,
+        kid: HELD.into(),
+        algorithm: 3,
+        mode: 3,
+        provider_id: made.into_inner().provider_config.unwrap().id,
+        legacy: false,
+        labels: kasbah_registry::Labels::default(),
+        rotates: None,
+        created_at: 0,
+    };
+    plane.registry.begin_key(intent).await.unwrap();
+    let before = plane.audit.events().len();
+    let reconcile = async |repair| {
+        let findings = plane.admin().reconcile(admin(ReconcileRequest { repair })).await;
+        findings.unwrap().into_inner().findings.remove(0)
+    };
+    assert!(!reconcile(false).await.repaired);
+    assert_eq!(plane.audit.events().len(), before);
+    assert!(reconcile(true).await.repaired);
+    let key = plane.registry.keys_of(KAS_URI).await.unwrap().remove(0);
+    let events = plane.audit.events().split_off(before);
+    let [event] = &events[..] else { panic!("{events:?}") };
+    let audit = &event["audit"];
+    assert_eq!(
+        (&audit["action"]["type"], &audit["actor"]["id"]),
+        (&json!("create"), &json!("admin"))
+    );
+    assert_eq!((&audit["object"]["id"], &audit["original"]["kid"]), (&json!(key.id), &json!(HELD)));
 }
 
 async fn uses_that_cannot_be_written_are_kept(store: Store) {
