@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bench, config_check,
-    control::{kas, keys, providers},
+    audit, bench, config_check,
+    control::{entitlements, kas, keys, providers},
     db, dev, hsm,
     log::Format,
     output::Output,
@@ -30,10 +30,12 @@ pub(crate) struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Audit(audit::Arguments),
     Bench(bench::Arguments),
     Config(config_check::Arguments),
     Db(db::Arguments),
     Dev(dev::Arguments),
+    Entitlements(entitlements::Arguments),
     Hsm(hsm::Arguments),
     Kas(kas::Arguments),
     Keys(keys::Arguments),

@@ -4,7 +4,9 @@
 //! that cannot be wrong; after [`Config::load`] nobody asks whether a name exists or a number fits.
 //! Every problem is reported at once, with its path. No secret is read and no token touched.
 
+mod audit;
 mod auth;
+mod decisions;
 mod index;
 mod keyring;
 mod node;
@@ -24,24 +26,23 @@ use kasbah_index::CacheRules;
 use kasbah_trust::{Algorithm, SecretSource};
 
 pub(crate) use self::{
-    auth::Auth,
+    audit::Audit,
+    auth::{Auth, Roles},
+    decisions::{Decider, Decisions},
     index::{KeyIndex, RegistrySettings},
     keyring::{Key, Private},
     problems::Problem,
     providers::{Kind, MANAGERS, Provider, Rules, TokenSettings},
-    server::Server,
+    server::{Server, TlsSettings},
 };
-use self::{
-    index::{Sections, Wanted},
-    node::Node,
-    problems::Findings,
-    providers::Local,
-};
+use self::{index::Wanted, node::Node, problems::Findings, providers::Local};
 use crate::environment::Environment;
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 15] = [
+    "audit",
     "auth",
     "custody_floor",
+    "decisions",
     "kas",
     "key_cache",
     "key_managers",
@@ -61,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) kas_uri: String,
     pub(crate) auth: Auth,
+    pub(crate) decisions: Decisions,
+    pub(crate) audit: Audit,
     pub(crate) secrets: BTreeMap<String, SecretSource>,
     pub(crate) modules: BTreeMap<String, PathBuf>,
     /// What the modules need, to be set before any thread exists.
@@ -72,8 +75,8 @@ pub(crate) struct Config {
     pub(crate) cache: CacheRules,
     /// Names of secrets; the first is for stored keys that name none.
     pub(crate) root_keys: Vec<String>,
-    /// Names of secrets that connections use: of a database, of a platform.
-    connection_secrets: Vec<String>,
+    /// Names of secrets that are no PINs: of a database, a platform, nonces, the audit log, TLS.
+    other_secrets: Vec<String>,
     /// Where it was read.
     pub(crate) file: PathBuf,
     /// What is worth a look.
@@ -129,7 +132,7 @@ impl Config {
             Private::Wrapped { wrapping_key, .. } => Some(wrapping_key),
             Private::Token { .. } => None,
         });
-        for name in self.root_keys.iter().chain(of_keyring).chain(&self.connection_secrets) {
+        for name in self.root_keys.iter().chain(of_keyring).chain(&self.other_secrets) {
             pins.remove(name);
         }
         pins
@@ -150,28 +153,55 @@ impl Config {
         findings: &mut Findings,
     ) -> Option<Self> {
         let mut section = |name: &str| Some(Node::new(name, sections.remove(name)?));
-        let server = server::server(section("server"), findings);
-        let kas = server::kas(section("kas"), findings);
-        let listen = server.as_ref().map(|server| server.listen);
-        let auth = auth::auth(section("auth"), listen, files, findings);
+        let mut other_secrets = Vec::new();
         let secrets = secrets::secrets(section("secrets"), files, findings);
+        let around = index::Around { files, secrets: &secrets };
+        let server = server::server(section("server"), around, &mut other_secrets, findings);
+        let kas = server::kas(section("kas"), findings);
+        let around_auth = auth::Around {
+            files,
+            secrets: &secrets,
+            listen: server.as_ref().map(|server| server.listen),
+            kas_uri: kas.as_ref().map(|(uri, _)| uri.as_str()),
+        };
+        let auth = auth::auth(section("auth"), &around_auth, &mut other_secrets, findings);
+        let audit = audit::audit(section("audit"), around, &mut other_secrets, findings);
         let (modules, environment) = secrets::modules(section("modules"), files, findings);
         let rules = providers::rules(section("key_managers"), section("custody_floor"), findings);
         let rules = rules.unwrap_or_default();
         let local = Local { modules: &modules, secrets: &secrets, rules };
         let providers = providers::providers(section("providers"), local, findings);
-        let around = keyring::Surroundings { files, providers: &providers, secrets: &secrets };
-        let keyring = keyring::keyring(section("keyring"), around, findings);
+        let surroundings =
+            keyring::Surroundings { files, providers: &providers, secrets: &secrets };
+        let keyring = keyring::keyring(section("keyring"), surroundings, findings);
         let root_keys = index::root_keys(section("root_keys"), &secrets, findings);
         let cache = index::cache(section("key_cache"), findings);
-        let (registry, platform) = (section("registry"), section("platform"));
+        let (registry, platform, decisions) =
+            (section("registry"), section("platform"), section("decisions"));
         for unknown in sections.into_keys() {
             findings.problem::<()>(unknown, format!("unknown key; there are {}", names(SECTIONS)));
         }
         let (kas_uri, wanted) = kas?;
-        let sections = Sections { registry, platform, files, secrets: &secrets, kas_uri: &kas_uri };
-        let mut connection_secrets = Vec::new();
-        let index = index::index(wanted, sections, &mut connection_secrets, findings);
+        let has_platform = platform.is_some();
+        let platform = platform
+            .and_then(|node| index::platform(node, around, &kas_uri, &mut other_secrets, findings));
+        let index =
+            index::index(wanted, registry, platform.as_ref(), around, &mut other_secrets, findings);
+        let around_decisions = decisions::Around {
+            files,
+            platform: platform.as_ref(),
+            has_registry: wanted == Wanted::Registry,
+        };
+        let decisions = decisions::decisions(decisions, &around_decisions, findings);
+        let is_used = wanted == Wanted::Platform
+            || decisions.as_ref().is_none_or(|d| matches!(d.by, Decider::Platform(..)));
+        if has_platform && !is_used {
+            findings.problem::<()>(
+                "platform",
+                "has no effect without `kas.key_index: platform` or `decisions.mode: platform`; set \
+                 one of them or remove this",
+            );
+        }
         match wanted {
             Wanted::Keyring => warn_of_effectless(&providers, &keyring, findings),
             _ if index.is_some() => refuse_effectless(wanted, &providers, &keyring, findings),
@@ -181,6 +211,8 @@ impl Config {
             server: server?,
             kas_uri,
             auth: auth?,
+            decisions: decisions?,
+            audit: audit?,
             secrets,
             modules,
             environment,
@@ -190,7 +222,7 @@ impl Config {
             index: index?,
             cache: cache?,
             root_keys,
-            connection_secrets,
+            other_secrets,
             file: PathBuf::new(),
             warnings: Vec::new(),
         })

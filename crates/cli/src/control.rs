@@ -1,9 +1,10 @@
-//! `kasbah kas`, `kasbah keys` and `kasbah providers`: an administrator's commands, which act on a
-//! running server by gRPC.
+//! `kasbah entitlements`, `kasbah kas`, `kasbah keys` and `kasbah providers`: an administrator's
+//! commands, which act on a running server by gRPC.
 //!
 //! One file for each noun turns arguments into requests and answers into text; the files beside
 //! them are what the nouns share.
 
+pub(crate) mod entitlements;
 mod find;
 mod json;
 pub(crate) mod kas;

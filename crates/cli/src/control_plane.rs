@@ -9,14 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use async_trait::async_trait;
+use kasbah_access::{Entitlements, LocalOptions};
 use kasbah_index::CachedIndex;
-use kasbah_kas::{AuditEvent, AuditOutcome, AuditSink, TokenVerifier};
 use kasbah_pkcs11::config::Settings;
 use kasbah_registry::{
-    Database, NewProvider, Registry, RegistrySource, SettingsCheck, StderrPolicyAudit, Uses,
-    read_providers,
-    services::{Callers, ControlPlane, Gate},
+    Database, DocumentCheck, NewProvider, PolicyAudit, Registry, RegistrySource, SettingsCheck,
+    Uses, read_providers, services::ControlPlane,
 };
 use kasbah_trust::{CustodyPolicy, KeyIndex, KeyService};
 use secrecy::ExposeSecret;
@@ -24,7 +22,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
-use tonic::{Status, metadata::MetadataMap, service::Routes};
+use tonic::service::Routes;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -106,22 +104,19 @@ impl Control {
     }
 
     /// The services.
-    pub(crate) fn routes(
-        &self,
-        keys: Arc<KeyService>,
-        verifier: Arc<dyn TokenVerifier>,
-        admins: Vec<String>,
-    ) -> Routes {
-        let gate = Gate::new(Arc::new(Verified(verifier)), admins);
-        let audit = Arc::new(StderrPolicyAudit);
-        let plane =
-            ControlPlane::new(self.registry.clone(), keys, self.kas_uri.clone(), gate, audit);
+    pub(crate) fn routes(&self, keys: Arc<KeyService>, audit: Arc<dyn PolicyAudit>) -> Routes {
+        let plane = ControlPlane::new(
+            self.registry.clone(),
+            keys,
+            self.kas_uri.clone(),
+            audit,
+            Arc::new(EntitlementsCheck),
+        );
         Arc::new(plane).routes()
     }
 
-    /// What runs beside requests.
-    pub(crate) fn background(&self) -> Result<JoinSet<()>, Failure> {
-        let mut background = JoinSet::new();
+    /// Runs in `background` what runs beside requests.
+    pub(crate) fn run_in(&self, background: &mut JoinSet<()>) -> Result<(), Failure> {
         let index = Arc::clone(&self.index);
         background.spawn(async move { index.watch().await });
         let database = self.registry.database().clone();
@@ -157,7 +152,7 @@ impl Control {
                 }
             }
         });
-        Ok(background)
+        Ok(())
     }
 
     /// Writes down what is left, and ends.
@@ -327,44 +322,13 @@ fn is_name(text: &str) -> bool {
         && !text.contains("..")
 }
 
-/// Counts uses of keys on their way to the audit log.
+/// Checks entitlements before they are kept in the registry.
 #[derive(Debug)]
-pub(crate) struct CountingSink<S> {
-    inner: S,
-    uses: Arc<Uses>,
-}
+struct EntitlementsCheck;
 
-impl<S> CountingSink<S> {
-    pub(crate) fn new(inner: S, uses: Arc<Uses>) -> Self {
-        Self { inner, uses }
-    }
-}
-
-impl<S: AuditSink> AuditSink for CountingSink<S> {
-    fn record(&self, event: &AuditEvent) {
-        if event.outcome == AuditOutcome::Success {
-            self.uses.count(&event.kid);
-        }
-        self.inner.record(event);
-    }
-}
-
-/// Callers as the data plane verifies them.
-#[derive(Debug)]
-struct Verified(Arc<dyn TokenVerifier>);
-
-#[async_trait]
-impl Callers for Verified {
-    async fn subject(&self, metadata: &MetadataMap) -> Result<String, Status> {
-        let header = metadata
-            .get("authorization")
-            .ok_or_else(|| Status::unauthenticated("missing authorization header"))?;
-        // Text that is not visible ASCII fits no scheme.
-        let caller = self.0.verify(header.to_str().unwrap_or_default()).await;
-        let caller = caller.map_err(|error| {
-            tracing::debug!(%error, "a call was refused");
-            Status::unauthenticated("unauthenticated")
-        })?;
-        Ok(caller.subject)
+impl DocumentCheck for EntitlementsCheck {
+    fn check(&self, document: &str) -> Result<Vec<String>, String> {
+        let entitlements = Entitlements::parse(document).map_err(|error| error.to_string())?;
+        Ok(entitlements.warnings(LocalOptions::default()))
     }
 }

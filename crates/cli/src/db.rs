@@ -97,7 +97,7 @@ pub(crate) fn plan(arguments: Arguments, output: Output) -> Result<Plan, Failure
         return Err(Failure::usage("kas.key_index is not `registry`, so there is no database"));
     };
     let settings = settings.clone();
-    let task = async move { run(command, config, settings, output).await };
+    let task = async move { Box::pin(run(command, config, settings, output)).await };
     Ok(Plan::tool(task).with_environment(environment))
 }
 

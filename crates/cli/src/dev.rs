@@ -1,25 +1,23 @@
 //! `kasbah dev`
 
 use std::{
-    fs,
-    net::SocketAddr,
+    fs, future,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, anyhow};
-use aws_lc_rs::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
-};
-use jsonwebtoken::{EncodingKey, Header};
 use kasbah_basic::wrap_private_key;
-use kasbah_crypto::{Curve, PrivateKeyParts, PublicKey, ec::EcPublicKey, envelope::RootKey};
+use kasbah_crypto::{Curve, PrivateKeyParts, PublicKey, envelope::RootKey};
+use kasbah_issuer::{Client, Issuer, Settings, SigningKeys};
 use kasbah_pkcs11::provision::{self, KeyEntry};
 use kasbah_proto::policy::KeyMode;
 use kasbah_registry::{NewKas, NewKey, PrivateKey, ProviderName};
 use kasbah_trust::{Algorithm, Custody, Deadline, KeyService};
-use serde_json::{Value, json};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
@@ -33,10 +31,11 @@ use crate::{
     throw_away::{LABEL, PIN, ThrowAway, random_hex, write_secret},
 };
 
-const ISSUER: &str = "urn:kasbah:dev";
 const TOKEN_LIFETIME_SECONDS: u64 = 30 * 24 * 3600;
 /// Subject of the access token.
 const ADMIN: &str = "admin";
+/// The client that the issuer knows.
+const CLIENT: &str = "kasbah-dev";
 /// Name of the root key and of its file.
 const ROOT: &str = "root";
 /// How long one key may take to prove itself.
@@ -78,6 +77,8 @@ struct Made {
     directory: PathBuf,
     url: String,
     access_token: String,
+    issuer: Arc<Issuer>,
+    client_secret: SecretString,
 }
 
 /// Plans the server; takes its port and makes its directory.
@@ -108,9 +109,13 @@ async fn run(
     let url = format!("http://{address}");
     let mut keys = in_token(token, imports)?;
     keys.push(wrapped(&directory)?);
-    let access_token = issue(&directory, &url)?;
-    write_secret(&directory.join("config.yaml"), &configuration(token, address, &url))?;
-    let made = Made { directory, url, access_token };
+    let issuing = server::listen((Ipv4Addr::LOCALHOST, 0).into())?;
+    let issuer = issuer(&issuing, &url).or_exit(Exit::Unavailable)?;
+    let client_secret = SecretString::from(random_hex::<32>()?);
+    let access_token = issue(&directory, &url, &issuer, &client_secret)?;
+    let configuration = configuration(token, address, &url, issuer.url());
+    write_secret(&directory.join("config.yaml"), &configuration)?;
+    let made = Made { directory, url, access_token, issuer, client_secret };
     let config = Config::load(&made.config_file()).or_exit(Exit::Usage)?;
     let server = server::build(config, None).await?;
     let keys = register(&server, &made.url, keys).await?;
@@ -119,7 +124,11 @@ async fn run(
         Output::Json => print(&made.json(&keys).to_string())?,
         Output::Table => print(&made.story(&keys))?,
     }
-    server.serve(listener).await
+    let issuing = TcpListener::from_std(issuing).or_exit(Exit::Unavailable)?;
+    let issuing = tokio::spawn(Arc::clone(&made.issuer).serve(issuing, future::pending()));
+    let served = server.serve(listener).await;
+    issuing.abort();
+    served
 }
 
 /// A key that is served.
@@ -250,55 +259,75 @@ fn wrap(root: &str) -> anyhow::Result<(PublicKey, String)> {
     Ok((key.public_key(), wrapped))
 }
 
-/// Issues an access token for an administrator; the key that signs it is not kept.
-fn issue(directory: &Path, url: &str) -> Result<String, Failure> {
-    let (jwks, token) = sign(url).or_exit(Exit::Unavailable)?;
-    write_secret(&directory.join("jwks.json"), &jwks)?;
+/// Makes the issuer; its keys are not kept.
+fn issuer(listener: &std::net::TcpListener, url: &str) -> anyhow::Result<Arc<Issuer>> {
+    let keys = SigningKeys::generate()?;
+    let settings = Settings::new(listener.local_addr()?, vec![url.to_owned()], keys);
+    Ok(Arc::new(Issuer::new(settings)?))
+}
+
+/// Tells the issuer of its client, and issues an access token for an administrator.
+fn issue(
+    directory: &Path,
+    url: &str,
+    issuer: &Issuer,
+    secret: &SecretString,
+) -> Result<String, Failure> {
+    let claims = claims_of_admin();
+    let client = Client { id: CLIENT.to_owned(), secret: secret.clone(), claims: claims.clone() };
+    issuer.add_client(client).or_exit(Exit::Unavailable)?;
+    let token = long_lived(issuer, url, claims).or_exit(Exit::Unavailable)?;
+    write_secret(&directory.join("jwks.json"), &issuer.jwks().to_string())?;
     write_secret(&directory.join("access-token"), &token)?;
+    write_secret(&directory.join("client-secret"), secret.expose_secret())?;
     Ok(token)
 }
 
-fn sign(url: &str) -> anyhow::Result<(String, String)> {
-    let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
-    let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new())?;
-    let key = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref())?;
-    let public_key = EcPublicKey::from_sec1(Curve::P256, key.public_key().as_ref())?;
-    let mut jwk: Value = serde_json::from_str(&PublicKey::Ec(public_key).to_jwk())?;
-    for (name, value) in [("kid", "dev"), ("alg", "ES256"), ("use", "sig")] {
-        jwk[name] = value.into();
-    }
+fn claims_of_admin() -> Map<String, Value> {
+    let roles = json!({ "roles": ["opentdf-admin", "opentdf-standard"] });
+    [("sub", ADMIN.into()), ("realm_access", roles)]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect()
+}
+
+/// A token that outlives those of the token endpoint.
+fn long_lived(
+    issuer: &Issuer,
+    url: &str,
+    mut claims: Map<String, Value>,
+) -> anyhow::Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let claims = json!({
-        "iss": ISSUER,
-        "aud": url,
-        "sub": ADMIN,
-        "iat": now,
-        "exp": now + TOKEN_LIFETIME_SECONDS,
-        "realm_access": { "roles": ["opentdf-admin"] },
-    });
-    let mut header = Header::new(jsonwebtoken::Algorithm::ES256);
-    header.kid = Some("dev".into());
-    let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ec_der(pkcs8.as_ref()))?;
-    Ok((json!({ "keys": [jwk] }).to_string(), token))
+    for (name, value) in [
+        ("iss", issuer.url().into()),
+        ("aud", url.into()),
+        ("azp", CLIENT.into()),
+        ("iat", now.into()),
+        ("exp", (now + TOKEN_LIFETIME_SECONDS).into()),
+    ] {
+        claims.insert(name.to_owned(), value);
+    }
+    Ok(issuer.sign(&claims)?)
 }
 
 /// YAML; JSON values are YAML too, which saves quoting.
-fn configuration(token: &ThrowAway, address: SocketAddr, url: &str) -> String {
+fn configuration(token: &ThrowAway, address: SocketAddr, url: &str, issuer: &str) -> String {
     let kind = token.kind;
     let module = json!({ "path": token.module, "env": { kind.variable: kind.file } });
     let provider =
         json!({ "module": kind.name, "token": LABEL, "pin": PIN, "custody": "prefer-sealed" });
     let auth = json!({
-        "mode": "jwt", "issuer": ISSUER, "audience": url, "jwks_file": "jwks.json",
+        "mode": "jwt", "issuer": issuer, "audience": url, "jwks_file": "jwks.json",
     });
     format!(
         "# Written by `kasbah dev`; `kasbah serve` starts the same server again.\n\
-         server: {}\nkas: {}\nauth: {auth}\nregistry: {}\nsecrets:\n  {PIN}: {{ file: {PIN} }}\n  \
+         server: {}\nkas: {}\nauth: {auth}\ndecisions: {}\nregistry: {}\nsecrets:\n  {PIN}: {{ file: {PIN} }}\n  \
          {ROOT}: {{ file: {ROOT} }}\nroot_keys: [{ROOT}]\nmodules:\n  {}: {module}\nproviders:\n  \
          - name: main\n    manager: {}\n    config: {provider}\n",
         json!({ "listen": address }),
         json!({ "uri": url, "key_index": "registry" }),
-        json!({ "database": "sqlite:registry.db", "admins": [ADMIN] }),
+        json!({ "mode": "local", "from": "registry" }),
+        json!({ "database": "sqlite:registry.db" }),
         kind.name,
         kasbah_pkcs11::MANAGER,
     )
@@ -325,6 +354,9 @@ impl Made {
         json!({
             "url": self.url,
             "access_token": self.access_token,
+            "issuer": self.issuer.url(),
+            "client_id": CLIENT,
+            "client_secret": self.client_secret.expose_secret(),
             "config": self.config_file(),
             "keys": keys,
         })
@@ -338,7 +370,7 @@ impl Made {
                 [key.kid.clone(), algorithm, key.manager.clone(), key.custody.level.as_str().into()]
             })
             .collect();
-        let (url, directory) = (&self.url, self.directory.display());
+        let (url, issuer, directory) = (&self.url, self.issuer.url(), self.directory.display());
         format!(
             "Kasbah serves gRPC on {url}. Its keys were made just now, each was used once:\n\n{}\n\
              Everything is in {directory} and stays there:\n  \
@@ -347,6 +379,9 @@ impl Made {
              b1.b64         the private key of b1, wrapped by the root key in `root`\n  \
              tokens         the token; its PIN is in `pin`\n  \
              access-token   an access token for an administrator, good for 30 days\n\n\
+             Its issuer gives access tokens to the client {CLIENT}, whose secret is in\n\
+             `client-secret`, until Ctrl-C:\n  \
+             {issuer}\n\n\
              Ask it for a rewrap:\n  \
              kasbah smoke {url} --token-file {directory}/access-token\n\
              Look at its keys, as its administrator:\n  \

@@ -4,6 +4,8 @@
 //! this is the only thread, it says what must be in the environment; then it runs.
 
 mod arguments;
+mod audit;
+mod audit_log;
 mod bench;
 mod client;
 mod config;
@@ -11,9 +13,11 @@ mod config_check;
 mod control;
 mod control_plane;
 mod db;
+mod decider;
 mod dev;
 mod environment;
 mod exit;
+mod gate;
 mod hsm;
 mod keyring;
 mod log;
@@ -32,7 +36,7 @@ use clap::Parser;
 
 use crate::{
     arguments::{Arguments, Command},
-    control::{kas, keys, providers},
+    control::{entitlements, kas, keys, providers},
     exit::{Exit, Failure, OrExit},
     plan::Plan,
 };
@@ -58,10 +62,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
 fn plan(arguments: Arguments) -> Result<Plan, Failure> {
     let output = arguments.output;
     match arguments.command {
+        Command::Audit(arguments) => Ok(audit::plan(arguments, output)),
         Command::Bench(arguments) => bench::plan(&arguments, output),
         Command::Config(arguments) => Ok(config_check::plan(arguments, output)),
         Command::Db(arguments) => db::plan(arguments, output),
         Command::Dev(arguments) => dev::plan(arguments, output),
+        Command::Entitlements(arguments) => Ok(entitlements::plan(arguments, output)),
         Command::Hsm(arguments) => hsm::plan(arguments, output),
         Command::Kas(arguments) => Ok(kas::plan(arguments, output)),
         Command::Keys(arguments) => Ok(keys::plan(arguments, output)),

@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
+use kasbah_audit::AuditLog;
 use kasbah_basic::{BasicFactory, RootKeys};
 use kasbah_crypto::envelope::RootKey;
 use kasbah_index::CachedIndex;
-use kasbah_kas::{AuditSink, Kas, Keyring, ServeError, StderrSink};
+use kasbah_kas::{Kas, Keyring, ServeError, Tls};
 use kasbah_pkcs11::HsmFactory;
 use kasbah_platform::PlatformSource;
+use kasbah_registry::Registry;
 use kasbah_trust::{KeyIndex, KeyService};
 use secrecy::ExposeSecret;
 use tokio::{
@@ -18,10 +20,12 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, KeyIndex as Index, Kind, Private, Provider, RegistrySettings},
-    control_plane::{Control, CountingSink},
+    audit_log::{self, ToLog},
+    config::{Config, Decider, KeyIndex as Index, Kind, Private, Provider, TlsSettings},
+    control_plane::Control,
+    decider,
     exit::{Exit, Failure, OrExit},
-    keyring,
+    gate, keyring,
     tokens::exit_of,
 };
 
@@ -33,6 +37,7 @@ pub(crate) struct Ready {
     signals: [Signal; 2],
     /// The control plane, if it is in this process.
     pub(crate) control: Option<Control>,
+    audit: AuditLog,
     /// What runs beside requests.
     background: JoinSet<()>,
 }
@@ -50,14 +55,16 @@ pub(crate) async fn build(mut config: Config, declared: Option<&Path>) -> Result
     open_tokens(&config.providers)?;
     match index {
         Index::Keyring => with_keyring(config).await,
-        Index::Registry(settings) => with_registry(config, settings, declared).await,
+        Index::Registry(settings) => {
+            let control = Control::open(&config, &settings, declared).await?;
+            with_registry(config, control).await
+        }
         Index::Platform(platform) => {
             let source = PlatformSource::new(*platform).or_exit(Exit::Usage)?;
             let index = CachedIndex::new(Arc::new(source), config.cache);
-            let kas = kas(config, Arc::clone(&index) as _, Arc::new(StderrSink))?;
-            let mut background = JoinSet::new();
-            background.spawn(async move { index.watch().await });
-            Ready::new(kas, None, background)
+            let mut ready = assemble(config, Arc::clone(&index) as _, None).await?;
+            ready.background.spawn(async move { index.watch().await });
+            Ok(ready)
         }
     }
 }
@@ -66,9 +73,9 @@ async fn with_keyring(config: Config) -> Result<Ready, Failure> {
     let keys = keyring::keys(&config)?;
     let index = Keyring::new(&config.kas_uri, keys.clone()).or_exit(Exit::Usage)?;
     let providers = config.providers.clone();
-    let kas = kas(config, Arc::new(index), Arc::new(StderrSink))?;
-    keyring::prove(&kas.key_service(), keys, &providers).await?;
-    Ready::new(kas, None, JoinSet::new())
+    let ready = assemble(config, Arc::new(index), None).await?;
+    keyring::prove(&ready.key_service(), keys, &providers).await?;
+    Ok(ready)
 }
 
 /// A server of a registry that is only looked at: nothing is declared, migrated or served.
@@ -77,64 +84,86 @@ pub(crate) async fn look(mut config: Config) -> Result<Ready, Failure> {
         return Err(Failure::usage("kas.key_index is not `registry`, so there is no database"));
     };
     let control = Control::look(&config, &settings, None).await?;
-    let kas = kas(config, control.index(), Arc::new(StderrSink))?;
-    Ready::new(kas, Some(control), JoinSet::new())
+    config.decisions.by = Decider::Nobody;
+    assemble(config, control.index(), Some(control)).await
 }
 
-async fn with_registry(
-    config: Config,
-    settings: RegistrySettings,
-    declared: Option<&Path>,
-) -> Result<Ready, Failure> {
-    let control = Control::open(&config, &settings, declared).await?;
-    let verifier = Arc::clone(&config.auth.verifier);
-    let sink = CountingSink::new(StderrSink, Arc::clone(&control.uses));
-    let kas = kas(config, control.index(), Arc::new(sink))?;
-    let routes = control.routes(kas.key_service(), verifier, settings.admins);
-    let background = control.background()?;
-    Ready::new(kas.beside(routes), Some(control), background)
+async fn with_registry(config: Config, control: Control) -> Result<Ready, Failure> {
+    let index = control.index();
+    let mut ready = assemble(config, index, Some(control)).await?;
+    if let Some(control) = &ready.control {
+        let audit = Arc::new(ToLog::new(ready.audit.clone(), None));
+        let routes = control.routes(ready.key_service(), audit);
+        control.run_in(&mut ready.background)?;
+        ready.kas = ready.kas.beside(routes);
+    }
+    Ok(ready)
 }
 
 /// The server over an index, with the managers of this build.
-fn kas(
+async fn assemble(
     config: Config,
     index: Arc<dyn KeyIndex>,
-    audit: Arc<dyn AuditSink>,
-) -> Result<Kas, Failure> {
+    control: Option<Control>,
+) -> Result<Ready, Failure> {
     let root_keys = root_keys(&config)?;
     let pins = config.pins();
+    let mut background = JoinSet::new();
+    let registry = control.as_ref().map(|control| &control.registry);
+    let access = decider::rules(config.decisions, registry, &mut background).await?;
+    let min_proofs = config.auth.min_proofs.clone();
+    let (clock_skew, srt_lifetime) = (config.auth.clock_skew, config.auth.srt_lifetime);
+    let gate = gate::gate(config.auth, registry.map(Registry::database)).await?;
+    let audit = audit_log::open(&config.audit)?;
+    let uses = control.as_ref().map(|control| Arc::clone(&control.uses));
     let mut builder = Kas::builder()
         .uri(config.kas_uri)
         .unknown_managers(config.rules.unknown)
         .key_index(index)
-        .verifier(config.auth.verifier)
-        .clock_skew(config.auth.clock_skew)
+        .gate(Arc::new(gate))
+        .access(access)
+        .min_proof(min_proofs)
+        .clock_skew(clock_skew)
         .limits(config.server.limits)
-        .audit(audit)
+        .audit(Arc::new(ToLog::new(audit.clone(), uses)))
         .key_manager(
             kasbah_pkcs11::MANAGER,
             &kasbah_pkcs11::ALGORITHMS,
             Arc::new(HsmFactory::new(config.modules, pins, config.rules.custody_floor)),
         )
         .default_manager(kasbah_pkcs11::MANAGER);
+    if let Some(lifetime) = srt_lifetime {
+        builder = builder.srt_lifetime(lifetime);
+    }
     if let Some(root_keys) = root_keys {
         let basic = Arc::new(BasicFactory::new(root_keys));
         builder = builder
             .key_manager(kasbah_basic::MANAGER, &kasbah_basic::ALGORITHMS, basic)
             .default_manager(kasbah_basic::MANAGER);
     }
-    builder.build().or_exit(Exit::Usage)
+    let mut kas = builder.build().or_exit(Exit::Usage)?;
+    if let Some(settings) = config.server.tls {
+        kas = kas.tls(tls(settings)?);
+    }
+    let signals = [
+        signal(SignalKind::terminate()).or_exit(Exit::Unavailable)?,
+        signal(SignalKind::interrupt()).or_exit(Exit::Unavailable)?,
+    ];
+    Ok(Ready { kas, signals, control, audit, background })
+}
+
+fn tls(settings: TlsSettings) -> Result<Tls, Failure> {
+    let (name, source) = settings.private_key;
+    let private_key = source.read().with_context(|| format!("secrets.{name}"));
+    Ok(Tls {
+        certificates: settings.certificates,
+        private_key: private_key.or_exit(Exit::Usage)?,
+        client_authorities: settings.client_authorities,
+        client_certificate_required: settings.client_certificate_required,
+    })
 }
 
 impl Ready {
-    fn new(kas: Kas, control: Option<Control>, background: JoinSet<()>) -> Result<Self, Failure> {
-        let signals = [
-            signal(SignalKind::terminate()).or_exit(Exit::Unavailable)?,
-            signal(SignalKind::interrupt()).or_exit(Exit::Unavailable)?,
-        ];
-        Ok(Self { kas, signals, control, background })
-    }
-
     /// The keys and their managers.
     pub(crate) fn key_service(&self) -> Arc<KeyService> {
         self.kas.key_service()
@@ -147,6 +176,7 @@ impl Ready {
         if let Some(control) = self.control {
             control.close().await;
         }
+        audit_log::close(self.audit).await;
     }
 
     /// Serves until SIGTERM or SIGINT.
@@ -163,6 +193,7 @@ impl Ready {
         if let Some(control) = self.control {
             control.close().await;
         }
+        audit_log::close(self.audit).await;
         served.map_err(|error| match error {
             ServeError::NotLoopback(_) => Failure::new(Exit::Usage, error),
             ServeError::Listener(_) | ServeError::Transport(_) => {

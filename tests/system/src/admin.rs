@@ -24,7 +24,7 @@ use kasbah_proto::{
 };
 use tonic::{Request, Status, metadata::AsciiMetadataValue, transport::Channel};
 
-/// Subject that configurations of tests list in `registry.admins`.
+/// Subject whose access tokens say that it is an administrator.
 pub const ADMIN: &str = "admin";
 
 /// `policy.Algorithm` of RSA-2048.

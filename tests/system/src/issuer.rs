@@ -10,6 +10,8 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
+use crate::admin::ADMIN;
+
 /// `iss` of its tokens.
 pub const ISSUER: &str = "https://idp.example";
 /// `aud` of its tokens.
@@ -44,17 +46,28 @@ impl Issuer {
         }]})
     }
 
-    /// An access token for `subject`, good for five minutes.
+    /// An access token for `subject`, good for five minutes; [`ADMIN`] is in the group of
+    /// administrators.
     pub fn token(&self, subject: &str) -> String {
+        let roles: &[&str] = if subject == ADMIN { &["opentdf-admin"] } else { &[] };
+        self.token_with(subject, &json!({ "realm_access": { "roles": roles } }))
+    }
+
+    /// An access token for `subject` with further claims, good for five minutes.
+    ///
+    /// # Panics
+    /// When `more` is no object.
+    pub fn token_with(&self, subject: &str, more: &Value) -> String {
         let now = now();
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some("k1".into());
-        self.sign(
-            &header,
-            &json!({
-                "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + 300,
-            }),
-        )
+        let mut claims = json!({
+            "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "azp": "tests", "iat": now,
+            "exp": now + 300,
+        });
+        let more = more.as_object().expect("claims are an object");
+        claims.as_object_mut().expect("it is one").extend(more.clone());
+        self.sign(&header, &claims)
     }
 
     /// A compact JWS over any claims.

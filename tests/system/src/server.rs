@@ -99,10 +99,9 @@ impl Setup {
     }
 
     /// Keeps keys in a registry: `sqlite:FILE`, relative to the configuration, or a PostgreSQL URL.
-    /// Its administrator is [`crate::admin::ADMIN`].
     pub fn registry(&mut self, database: &str) {
         self.config["kas"]["key_index"] = "registry".into();
-        self.config["registry"] = json!({ "database": database, "admins": [ADMIN] });
+        self.config["registry"] = json!({ "database": database });
     }
 
     /// Adds a root key under `name`, 64 hexadecimal digits.
@@ -220,6 +219,11 @@ impl Server {
     /// An access token for `subject`.
     pub fn token(&self, subject: &str) -> String {
         self.setup.issuer.token(subject)
+    }
+
+    /// An access token for `subject` with further claims.
+    pub fn token_with(&self, subject: &str, claims: &Value) -> String {
+        self.setup.issuer.token_with(subject, claims)
     }
 
     /// A connection as `subject`.

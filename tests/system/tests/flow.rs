@@ -397,13 +397,22 @@ async fn a_private_key_is_wrapped_where_the_administrator_is() {
 }
 
 #[tokio::test]
-async fn without_administrators_nothing_can_be_made() {
+async fn who_is_no_administrator_makes_nothing() {
     let token = SoftHsm::fresh();
     let mut setup = Setup::new();
     setup.registry("sqlite:registry.db");
-    setup.config["registry"]["admins"] = json!([]);
     let settings = setup.token("t", &token, "prefer-sealed").to_string();
     let server = setup.serve();
-    let denied = server.admin().create_provider("main", HSM, &settings).await.unwrap_err();
-    assert_eq!((denied.code(), denied.message()), (Code::PermissionDenied, "permission denied"));
+    for claims in [
+        json!({}),
+        json!({ "preferred_username": "opentdf-admin" }),
+        json!({ "preferred_username": "role:admin", "realm_access": { "roles": ["role:admin"] } }),
+        json!({ "realm_access": { "roles": ["opentdf-standard"] } }),
+    ] {
+        let token = server.token_with("alice", &claims);
+        let alice = Admin::new(server.url(), &token, &server.admin().kas_uri);
+        let denied = alice.create_provider("main", HSM, &settings).await.unwrap_err();
+        let expected = (Code::PermissionDenied, "permission denied");
+        assert_eq!((denied.code(), denied.message()), expected, "{claims}");
+    }
 }

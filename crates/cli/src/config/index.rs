@@ -24,15 +24,13 @@ pub(crate) enum KeyIndex {
     Platform(Box<PlatformConfig>),
 }
 
-/// The database of the control plane, and who may change it.
+/// The database of the control plane.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrySettings {
     /// `sqlite:PATH` or `postgres://USER@HOST:PORT/NAME`, without a password.
     pub(crate) database: String,
     /// The password of a PostgreSQL user, and the name of its entry under `secrets`.
     pub(crate) password: Option<(String, SecretSource)>,
-    /// Subjects of access tokens.
-    pub(crate) admins: Vec<String>,
 }
 
 /// Which of them a configuration asks for.
@@ -48,8 +46,6 @@ pub(super) enum Wanted {
 struct RawRegistry {
     database: String,
     password: Option<String>,
-    #[serde(default)]
-    admins: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -73,40 +69,34 @@ struct RawCache {
     stale_limit_seconds: Option<u64>,
 }
 
-/// What the sections say, and what they may name.
-pub(super) struct Sections<'a> {
-    pub(super) registry: Option<Node>,
-    pub(super) platform: Option<Node>,
+/// What sections may name.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
     pub(super) files: &'a Files,
     pub(super) secrets: &'a BTreeMap<String, SecretSource>,
-    pub(super) kas_uri: &'a str,
 }
 
-/// Reads the section of the index that is wanted; the other must not be there. Names of secrets that
+/// Reads the section of the index that is wanted; another must not be there. Names of secrets that
 /// it uses are added to `used_secrets`.
 pub(super) fn index(
     wanted: Wanted,
-    sections: Sections<'_>,
+    registry_section: Option<Node>,
+    platform: Option<&PlatformConfig>,
+    around: Around<'_>,
     used_secrets: &mut Vec<String>,
     findings: &mut Findings,
 ) -> Option<KeyIndex> {
-    let unused = [
-        ("registry", Wanted::Registry, sections.registry.is_some()),
-        ("platform", Wanted::Platform, sections.platform.is_some()),
-    ];
-    for (name, of, is_there) in unused {
-        if is_there && of != wanted {
-            findings.problem::<()>(
-                name,
-                format!("has no effect without `kas.key_index: {name}`; set that or remove this"),
-            );
-        }
+    if registry_section.is_some() && wanted != Wanted::Registry {
+        findings.problem::<()>(
+            "registry",
+            "has no effect without `kas.key_index: registry`; set that or remove this",
+        );
     }
     match wanted {
         Wanted::Keyring => Some(KeyIndex::Keyring),
-        Wanted::Registry => match sections.registry {
+        Wanted::Registry => match registry_section {
             Some(node) => {
-                let index = registry(node, sections.files, sections.secrets, findings);
+                let index = registry(node, around.files, around.secrets, findings);
                 if let Some(KeyIndex::Registry(settings)) = &index {
                     used_secrets.extend(settings.password.iter().map(|(name, _)| name.clone()));
                 }
@@ -117,11 +107,10 @@ pub(super) fn index(
                 "is missing; give `sqlite:FILE` or `postgres://USER@HOST:PORT/NAME`",
             ),
         },
-        Wanted::Platform => match sections.platform {
-            Some(node) => {
-                let Sections { files, secrets, kas_uri, .. } = sections;
-                platform(node, files, secrets, kas_uri, used_secrets, findings)
-            }
+        Wanted::Platform => match platform {
+            Some(platform) => Some(KeyIndex::Platform(Box::new(platform.clone()))),
+            // What is wrong with it is told where it is read.
+            None if findings.is_doubtful("platform") => None,
             None => findings.problem(
                 "platform.endpoint",
                 "is missing; give the address of the platform, for example https://platform:443",
@@ -150,10 +139,7 @@ fn registry(
     if password.is_some() && database.starts_with("sqlite:") {
         return findings.problem(join(&path, "password"), "has no effect on a file of SQLite");
     }
-    if raw.admins.is_empty() {
-        findings.warn(join(&path, "admins"), "is empty, so nobody can change anything by a call");
-    }
-    Some(KeyIndex::Registry(RegistrySettings { database, password, admins: raw.admins }))
+    Some(KeyIndex::Registry(RegistrySettings { database, password }))
 }
 
 fn database(path: &str, url: String, files: &Files, findings: &mut Findings) -> Option<String> {
@@ -176,14 +162,14 @@ fn database(path: &str, url: String, files: &Files, findings: &mut Findings) -> 
     findings.problem(path, "expected `sqlite:FILE` or `postgres://USER@HOST:PORT/NAME`")
 }
 
-fn platform(
+/// Reads `platform`. Names of secrets that it uses are added to `used_secrets`.
+pub(super) fn platform(
     node: Node,
-    files: &Files,
-    secrets: &BTreeMap<String, SecretSource>,
+    Around { files, secrets }: Around<'_>,
     kas_uri: &str,
     used_secrets: &mut Vec<String>,
     findings: &mut Findings,
-) -> Option<KeyIndex> {
+) -> Option<PlatformConfig> {
     let path = node.path.clone();
     let raw = node.read::<RawPlatform>(findings)?;
     let endpoint = address(&join(&path, "endpoint"), &raw.endpoint, findings);
@@ -226,23 +212,23 @@ fn platform(
     }
     let default = PlatformConfig::new(endpoint, kas_uri);
     let timeout = raw.request_timeout_seconds.filter(|seconds| *seconds > 0);
-    Some(KeyIndex::Platform(Box::new(PlatformConfig {
+    Some(PlatformConfig {
         ca_file: raw.ca_file.map(|file| files.resolve(&file)),
         auth,
         page_size: raw.page_size.unwrap_or(default.page_size),
         request_timeout: timeout.map_or(default.request_timeout, Duration::from_secs),
         ..default
-    })))
+    })
 }
 
-fn address(path: &str, text: &str, findings: &mut Findings) -> Option<Uri> {
+pub(super) fn address(path: &str, text: &str, findings: &mut Findings) -> Option<Uri> {
     match text.parse::<Uri>() {
         Ok(uri) if uri.host().is_some() && uri.scheme_str().is_some() => Some(uri),
         _ => findings.problem(path, "expected an absolute http or https address"),
     }
 }
 
-fn secret(
+pub(super) fn secret(
     path: &str,
     name: &str,
     secrets: &BTreeMap<String, SecretSource>,

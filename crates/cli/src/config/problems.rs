@@ -42,7 +42,7 @@ impl Findings {
     }
 
     /// Whether a section has problems, so that what refers to it may fail for that reason alone.
-    fn is_doubtful(&self, section: &str) -> bool {
+    pub(super) fn is_doubtful(&self, section: &str) -> bool {
         self.problems.iter().any(|problem| {
             let rest = problem.path.strip_prefix(section);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))

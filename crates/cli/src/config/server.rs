@@ -1,12 +1,17 @@
 //! `server` and `kas`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use config::Value;
 use kasbah_kas::Limits;
+use kasbah_trust::SecretSource;
 use serde::Deserialize;
 
-use super::{index::Wanted, node::Node, problems::Findings};
+use super::{
+    index::{Around, Wanted, secret},
+    node::Node,
+    problems::Findings,
+};
 
 /// Where to listen when nothing is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -16,13 +21,36 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
     pub(crate) limits: Limits,
+    pub(crate) tls: Option<TlsSettings>,
 }
 
-#[derive(Deserialize)]
+/// How connections are encrypted.
+#[derive(Debug)]
+pub(crate) struct TlsSettings {
+    /// PEM certificates of the server.
+    pub(crate) certificates: String,
+    /// Where the private key is, and the name of its entry under `secrets`.
+    pub(crate) private_key: (String, SecretSource),
+    /// PEM certificates of the authorities of clients.
+    pub(crate) client_authorities: Option<String>,
+    pub(crate) client_certificate_required: bool,
+}
+
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawServer {
     listen: Option<String>,
     limits: Option<Value>,
+    tls: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    certificate_file: PathBuf,
+    private_key: String,
+    client_ca_file: Option<PathBuf>,
+    client_certificates: Option<String>,
 }
 
 /// As [`Limits`], which has the meaning and the defaults.
@@ -50,10 +78,19 @@ struct RawKas {
 }
 
 /// Reads `server`; everything in it may be left out.
-pub(crate) fn server(node: Option<Node>, findings: &mut Findings) -> Option<Server> {
+pub(super) fn server(
+    node: Option<Node>,
+    around: Around<'_>,
+    used_secrets: &mut Vec<String>,
+    findings: &mut Findings,
+) -> Option<Server> {
     let raw = match node {
         Some(node) => node.read::<RawServer>(findings)?,
-        None => RawServer { listen: None, limits: None },
+        None => RawServer::default(),
+    };
+    let tls = match raw.tls {
+        Some(value) => Some(tls(value, around, used_secrets, findings)?),
+        None => None,
     };
     let raw_limits = match raw.limits {
         Some(value) => Node::new("server.limits", value).read(findings)?,
@@ -66,7 +103,42 @@ pub(crate) fn server(node: Option<Node>, findings: &mut Findings) -> Option<Serv
             "expected an IP address and a port, for example 127.0.0.1:8080 or [::1]:8080",
         );
     };
-    Some(Server { listen, limits: limits? })
+    Some(Server { listen, limits: limits?, tls })
+}
+
+fn tls(
+    value: Value,
+    around: Around<'_>,
+    used_secrets: &mut Vec<String>,
+    findings: &mut Findings,
+) -> Option<TlsSettings> {
+    let raw = Node::new("server.tls", value).read::<RawTls>(findings)?;
+    used_secrets.push(raw.private_key.clone());
+    let key = secret("server.tls.private_key", &raw.private_key, around.secrets, findings);
+    let file = "server.tls.certificate_file";
+    let certificates = around.files.text(file, &raw.certificate_file, findings);
+    let client_authorities = match &raw.client_ca_file {
+        Some(ca) => Some(around.files.text("server.tls.client_ca_file", ca, findings)?),
+        None => None,
+    };
+    let client_certificate_required = match raw.client_certificates.as_deref() {
+        None | Some("optional") => false,
+        Some("required") => true,
+        Some(_) => {
+            let text = "expected `optional` or `required`";
+            return findings.problem("server.tls.client_certificates", text);
+        }
+    };
+    if raw.client_certificates.is_some() && client_authorities.is_none() {
+        let text = "has no effect without `client_ca_file`, which says whose are accepted";
+        return findings.problem("server.tls.client_certificates", text);
+    }
+    Some(TlsSettings {
+        certificates: certificates?,
+        private_key: (raw.private_key, key?),
+        client_authorities,
+        client_certificate_required,
+    })
 }
 
 fn limits(raw: &RawLimits, findings: &mut Findings) -> Option<Limits> {

@@ -54,6 +54,9 @@ fn scratch() -> Scratch {
         ("jwks.json", JWKS),
         ("empty.json", r#"{"keys":[]}"#),
         ("text.pem", "no PEM at all"),
+        ("bad.csv", "# rules\nq, a, b\n"),
+        ("entitlements.yaml", "attributes: []\n"),
+        ("bad-entitlements.yaml", "attributs: []\n"),
     ] {
         scratch.write(name, text);
     }
@@ -99,7 +102,7 @@ fn a_short_one_is_fine() {
 /// What to replace in [`GOOD`], by what, and how the only problem then reads.
 const BAD: &[(&str, &str, &str)] = &[
     // Unknown keys, on every level.
-    ("custody_floor:", "custody_flor:", "custody_flor: unknown key; there are `auth`"),
+    ("custody_floor:", "custody_flor:", "custody_flor: unknown key; there are `audit`, `auth`"),
     ("listen: \"127", "lissen: \"127", "server.lissen: unknown field `lissen`"),
     ("kaos: 10", "kao: 10", "server.limits.kao: unknown field `kao`"),
     ("key_index: keyring", "index: keyring", "kas.index: unknown field `index`"),
@@ -151,8 +154,121 @@ const BAD: &[(&str, &str, &str)] = &[
         "platform.endpoint: is missing; give the address of the platform",
     ),
     ("key_index: keyring", "key_index: file", "kas.key_index: expected `keyring`, `registry`"),
-    ("mode: jwt", "mode: oidc", "auth.mode: `oidc` is not available in this version"),
-    ("mode: jwt", "mode: none", "auth.mode: expected `jwt` or `dev`"),
+    ("mode: jwt", "mode: none", "auth.mode: expected `oidc`, `jwt` or `dev`"),
+    ("mode: jwt", "mode: jwt\n  algorithms: [HS256]", "auth.algorithms: "),
+    ("mode: jwt", "mode: jwt\n  key_refresh_seconds: 0", "auth.key_refresh_seconds: must be"),
+    (
+        "mode: jwt",
+        "mode: jwt\n  key_stale_limit_seconds: 60",
+        "auth.key_stale_limit_seconds: is below key_refresh_seconds",
+    ),
+    ("mode: jwt", "mode: jwt\n  issuers: []", "auth.issuers: set either `issuer` or `issuers`"),
+    ("mode: jwt", "mode: jwt\n  min_proof: none", "auth.min_proof: expected `bearer`, `dpop`"),
+    (
+        "mode: jwt",
+        "mode: jwt\n  min_proof: { keys: { r1: tls } }",
+        "auth.min_proof.keys.r1: expected `bearer`, `dpop`",
+    ),
+    (
+        "mode: jwt",
+        "mode: jwt\n  min_proof: { kids: {} }",
+        "auth.min_proof.kids: unknown field `kids`",
+    ),
+    ("mode: jwt", "mode: jwt\n  dpop: { origin: [] }", "auth.dpop.origin: unknown field"),
+    ("mode: jwt", "mode: jwt\n  dpop: { origins: [] }", "auth.dpop: "),
+    ("mode: jwt", "mode: jwt\n  dpop: { origins: [\"https://x/y\"] }", "auth.dpop: "),
+    ("mode: jwt", "mode: jwt\n  dpop: { max_age_seconds: 0 }", "auth.dpop: "),
+    ("mode: jwt", "mode: jwt\n  dpop: { algorithms: [HS256] }", "auth.dpop: "),
+    ("mode: jwt", "mode: jwt\n  dpop: { replay: memory }", "auth.dpop.replay: expected"),
+    (
+        "mode: jwt",
+        "mode: jwt\n  dpop: { nonce_secret: nothing }",
+        "auth.dpop.nonce_secret: no such entry under `secrets`",
+    ),
+    (
+        "mode: jwt",
+        "mode: jwt\n  roles: { policy_file: bad.csv }",
+        "auth.roles.policy_file: line 2: `q` begins no rule",
+    ),
+    (
+        "mode: jwt",
+        "mode: jwt\n  roles: { policy_file: bad.csv, more_policy_file: bad.csv }",
+        "auth.roles.more_policy_file: has no effect beside `policy_file`",
+    ),
+    ("mode: jwt", "mode: jwt\n  srt_lifetime_seconds: 0", "auth.srt_lifetime_seconds: must be"),
+    // Decisions.
+    ("secrets:\n", "decisions: { mode: allow }\nsecrets:\n", "decisions.mode: expected `local`"),
+    (
+        "secrets:\n",
+        "decisions: { without_attributes: allow }\nsecrets:\n",
+        "decisions.without_attributes: expected `permit` or `deny`",
+    ),
+    ("secrets:\n", "decisions: { mode: local }\nsecrets:\n", "decisions.file: set exactly one of"),
+    (
+        "secrets:\n",
+        "decisions: { mode: local, from: registry }\nsecrets:\n",
+        "decisions.from: needs `kas.key_index: registry`",
+    ),
+    (
+        "secrets:\n",
+        "decisions: { mode: local, file: none.yaml }\nsecrets:\n",
+        "decisions.file: cannot read",
+    ),
+    (
+        "secrets:\n",
+        "decisions: { mode: local, file: bad-entitlements.yaml }\nsecrets:\n",
+        "decisions.file: ",
+    ),
+    (
+        "secrets:\n",
+        "decisions: { mode: deny, file: entitlements.yaml }\nsecrets:\n",
+        "decisions.file: has no effect with this `mode`",
+    ),
+    (
+        "secrets:\n",
+        "decisions: { mode: deny, timeout_ms: 5 }\nsecrets:\n",
+        "decisions.timeout_ms: has no effect with this `mode`",
+    ),
+    (
+        "secrets:\n",
+        "decisions: { mode: platform }\nsecrets:\n",
+        "platform.endpoint: is missing; `decisions.mode: platform` needs",
+    ),
+    // The audit log.
+    ("secrets:\n", "audit: { durability: safe }\nsecrets:\n", "audit.durability: expected"),
+    ("secrets:\n", "audit: { keep: 3 }\nsecrets:\n", "audit.keep: has no effect without `file`"),
+    (
+        "secrets:\n",
+        "audit: { file: a.log, checkpoint_file: c }\nsecrets:\n",
+        "audit.checkpoint_file: needs `signing_key`",
+    ),
+    (
+        "secrets:\n",
+        "audit: { file: a.log, signing_key: nothing }\nsecrets:\n",
+        "audit.signing_key: no such entry under `secrets`",
+    ),
+    ("secrets:\n", "audit: { queue: 0 }\nsecrets:\n", "audit.queue: must be at least 1"),
+    (
+        "secrets:\n",
+        "audit: { otlp: { endpoint: nowhere } }\nsecrets:\n",
+        "audit.otlp.endpoint: expected an absolute http or https address",
+    ),
+    // TLS.
+    (
+        "  listen: \"127",
+        "  tls: { certificate_file: none.pem, private_key: pin1 }\n  listen: \"127",
+        "server.tls.certificate_file: cannot read",
+    ),
+    (
+        "  listen: \"127",
+        "  tls: { certificate_file: b1.pem, private_key: nothing }\n  listen: \"127",
+        "server.tls.private_key: no such entry under `secrets`",
+    ),
+    (
+        "  listen: \"127",
+        "  tls: { certificate_file: b1.pem, private_key: root1, client_certificates: required }\n  listen: \"127",
+        "server.tls.client_certificates: has no effect without `client_ca_file`",
+    ),
     (
         "mode: jwt",
         "mode: jwt\n  clock_skew_seconds: 901",
@@ -306,6 +422,42 @@ const BAD: &[(&str, &str, &str)] = &[
         "secrets: expected a map",
     ),
 ];
+
+/// What to add to [`GOOD`] so that it is still fine.
+const FINE: &[(&str, &str)] = &[
+    ("mode: jwt", "mode: jwt\n  min_proof: dpop"),
+    (
+        "mode: jwt",
+        "mode: jwt\n  min_proof: { server: bearer, providers: { main: dpop }, keys: { r1: mtls } }",
+    ),
+    (
+        "mode: jwt",
+        "mode: jwt\n  dpop: { origins: [\"https://kas.example\"], require_nonce: true, replay: node }",
+    ),
+    (
+        "  mode: jwt\n  issuer: \"https://idp.example\"\n  audience: \"http://localhost:8080\"\n  jwks_file: jwks.json\n",
+        "  mode: oidc\n  issuers:\n    - { issuer: \"https://a.example\", audience: kas }\n    - { issuer: \"https://b.example\", audience: kas, jwks_file: jwks.json }\n",
+    ),
+    ("secrets:\n", "decisions: { mode: local, file: entitlements.yaml }\nsecrets:\n"),
+    (
+        "secrets:\n",
+        "decisions: { mode: platform, timeout_ms: 500 }\nplatform: { endpoint: \"http://127.0.0.1:1\", token_endpoint: \"http://127.0.0.1:1\", client_id: a, client_secret: other }\nsecrets:\n  other: { env: X }\n",
+    ),
+    (
+        "secrets:\n",
+        "audit: { file: a.log, durability: synced, signing_key: key, checkpoint_file: c, rotate_bytes: 1000 }\nsecrets:\n  key: { env: X }\n",
+    ),
+];
+
+#[test]
+fn what_the_documentation_offers_is_fine() {
+    let scratch = scratch();
+    for (find, replacement) in FINE {
+        assert_eq!(GOOD.matches(find).count(), 1, "{find}");
+        let (code, report) = check(&scratch, &GOOD.replacen(find, replacement, 1));
+        assert_eq!((code, &report["problems"]), (0, &Value::Array(vec![])), "{replacement}");
+    }
+}
 
 #[test]
 fn each_mistake_is_named_with_its_path() {

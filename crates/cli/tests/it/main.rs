@@ -1,6 +1,7 @@
 //! The `kasbah` command from the outside.
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a failing test")]
 
+mod audit;
 mod bench;
 mod common;
 mod config;

@@ -10,7 +10,9 @@ fn left_behind(scratch: &Scratch) -> (PathBuf, String) {
     assert_eq!(Server::dev(scratch).stop(), 0);
     let config = scratch.path().join("dev/config.yaml");
     let text = fs::read_to_string(&config).unwrap();
-    let kept = text.lines().filter(|line| !line.starts_with("registry:"));
+    let of_registry = &["registry:", "decisions:"];
+    let is_kept = |line: &&str| !of_registry.iter().any(|section| line.starts_with(section));
+    let kept = text.lines().filter(is_kept);
     let text = kept.collect::<Vec<_>>().join("\n").replace("\"registry\"", "\"keyring\"");
     let keyring = r#"
 keyring:

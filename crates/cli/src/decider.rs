@@ -1,0 +1,113 @@
+//! Who decides on access, from the configuration; and what keeps local entitlements current.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use kasbah_access::{Decisions, Entitlements, LocalDecisions};
+use kasbah_kas::AccessRules;
+use kasbah_platform::PlatformDecisions;
+use kasbah_registry::Registry;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::{
+    config::{Decider, Decisions as Config},
+    exit::{Exit, Failure, OrExit},
+};
+
+/// How long until entitlements of a registry that could not be read are asked for again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Builds the rules; what keeps them current runs in `background`.
+pub(crate) async fn rules(
+    config: Config,
+    registry: Option<&Registry>,
+    background: &mut JoinSet<()>,
+) -> Result<AccessRules, Failure> {
+    let Config { by, deny_without_attributes, check_binding_after_denial } = config;
+    let decisions: Option<Arc<dyn Decisions>> = match by {
+        Decider::Nobody => None,
+        Decider::File { file, entitlements, options } => {
+            let local = Arc::new(LocalDecisions::new(*entitlements, options));
+            let mut hangup = signal(SignalKind::hangup()).or_exit(Exit::Unavailable)?;
+            let reloaded = Arc::clone(&local);
+            background.spawn(async move {
+                while hangup.recv().await.is_some() {
+                    reload(&reloaded, &file);
+                }
+            });
+            Some(local)
+        }
+        Decider::Registry(options) => {
+            let local = Arc::new(LocalDecisions::new(Entitlements::default(), options));
+            if let Some(registry) = registry {
+                let (registry, local) = (registry.clone(), Arc::clone(&local));
+                let changes = registry.database().changes();
+                let known = take_on(&registry, &local, None).await.or_exit(Exit::Unavailable)?;
+                background.spawn(async move { follow(&registry, &local, changes, known).await });
+            }
+            Some(local)
+        }
+        Decider::Platform(connection, settings) => {
+            Some(Arc::new(PlatformDecisions::new(&connection, settings).or_exit(Exit::Usage)?))
+        }
+    };
+    Ok(AccessRules { decisions, deny_without_attributes, check_binding_after_denial })
+}
+
+fn reload(local: &LocalDecisions, file: &Path) {
+    let read = fs::read_to_string(file).map_err(|error| error.to_string());
+    match read.and_then(|text| Entitlements::parse(&text).map_err(|error| error.to_string())) {
+        Ok(entitlements) => {
+            local.replace(entitlements);
+            tracing::info!(file = %file.display(), "entitlements were read again");
+        }
+        Err(error) => {
+            tracing::error!(file = %file.display(), error, "entitlements stay as they were");
+        }
+    }
+}
+
+/// Takes on the entitlements of the registry after each change.
+async fn follow(
+    registry: &Registry,
+    local: &LocalDecisions,
+    mut changes: watch::Receiver<u64>,
+    mut known: Option<u64>,
+) {
+    while changes.changed().await.is_ok() {
+        loop {
+            match take_on(registry, local, known).await {
+                Ok(revision) => {
+                    known = revision;
+                    break;
+                }
+                Err(error) => tracing::warn!(%error, "entitlements of the registry cannot be read"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Takes on the entitlements of the registry, unless they are those of the revision `known`; says of
+/// which revision they are. Some that cannot be read are passed over: what is in force stays so.
+async fn take_on(
+    registry: &Registry,
+    local: &LocalDecisions,
+    known: Option<u64>,
+) -> kasbah_registry::Result<Option<u64>> {
+    let Some((text, revision)) = registry.entitlements().await? else { return Ok(None) };
+    if known == Some(revision) {
+        return Ok(known);
+    }
+    match Entitlements::parse(&text) {
+        Ok(entitlements) => {
+            local.replace(entitlements);
+            tracing::info!(revision, "entitlements of the registry are in force");
+        }
+        Err(error) => tracing::error!(revision, %error, "entitlements stay as they were"),
+    }
+    Ok(Some(revision))
+}
