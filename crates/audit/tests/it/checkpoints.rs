@@ -10,7 +10,7 @@ use kasbah_audit::{Check, Checkpoint, PublicKey, Settings, SigningKey};
 use pem_rfc7468::decode_vec;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::common::{LONG, LinesOf, Place, fine, keep, open, verify_bytes};
+use crate::common::{LONG, LinesOf, Place, fine, json_lines, keep, open, verify_bytes};
 
 fn exported(place: &Place) -> Vec<Checkpoint> {
     let bytes = fs::read(place.checkpoints()).unwrap();
@@ -113,6 +113,26 @@ async fn a_second_place_that_fails_stops_nothing_and_is_caught_up_with() {
     log.close(LONG).unwrap();
     assert_eq!(sequences(&place), [2, 5, 8]);
     assert_eq!(log.stats().export_failures, 2);
+    place.fine();
+}
+
+/// A write to the second place that failed may have left what it wrote.
+#[tokio::test]
+async fn what_the_second_place_has_is_not_written_again() {
+    let place = Place::new();
+    symlink("/dev/full", place.checkpoints()).unwrap();
+    let log = open(Settings { checkpoint_events: 2, ..place.settings() });
+    keep(&log, 0..2).await;
+    while log.stats().export_failures < 1 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let lines = json_lines(&fs::read(place.log()).unwrap());
+    let left = &lines[2]["audit"]["eventMetaData"]["kasbah"]["checkpoint"];
+    fs::remove_file(place.checkpoints()).unwrap();
+    fs::write(place.checkpoints(), format!("{left}\n")).unwrap();
+    keep(&log, 2..4).await;
+    log.close(LONG).unwrap();
+    assert_eq!(sequences(&place), [2, 5]);
     place.fine();
 }
 

@@ -346,6 +346,29 @@ fn the_key_alone_finds_all_but_an_end_that_is_not_signed() {
     fine(verify_bytes(&forged, None, &closed.keyless));
 }
 
+/// A log that begins later carries on what the checkpoint before it ends.
+#[test]
+fn another_chain_after_the_archived_part_is_found() {
+    let closed = &*CLOSED;
+    let later = &closed.log[closed.starts[1001]..closed.starts[1006]];
+    let first = closed.exported.lines_of().next().unwrap();
+    let exported = [first, b"\n"].concat();
+    let report = fine(verify_bytes(later, Some(&exported), &closed.check));
+    assert_eq!((report.first, report.last, report.unvouched), (1002, 1006, 5));
+    let mut chain = Chain { sequence: 1001, hash: sha256(b"another") };
+    let mut other = Vec::new();
+    for mut line in json_lines(later) {
+        chain.put(&mut line);
+        let line = line.to_string().into_bytes();
+        chain.add(&line);
+        other.extend([line, b"\n".to_vec()].concat());
+    }
+    let problem = verify_bytes(&other, Some(&exported), &closed.check).problem.unwrap().to_string();
+    assert!(problem.contains("line 1: is not what the checkpoint of"), "{problem}");
+    // Only with exported checkpoints can that be seen.
+    fine(verify_bytes(&other, None, &closed.check));
+}
+
 /// Who can write the second place as well, but has no key, cannot make it agree.
 #[test]
 fn checkpoints_of_the_second_place_are_checked_too() {
