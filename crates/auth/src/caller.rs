@@ -4,6 +4,7 @@ use crate::{Jws, JwsError, VerifiedToken, VerifyingKey};
 
 /// Who makes a request; made by the gate alone.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Caller {
     /// The access token.
     pub token: Arc<VerifiedToken>,
