@@ -71,9 +71,9 @@ fn hint(status: &Status) -> Option<&'static str> {
         }
         Code::AlreadyExists => Some("take another name, or change what is there with `update`"),
         Code::NotFound => Some("`list` shows what there is"),
-        Code::PermissionDenied => {
-            Some("the caller must be one of `registry.admins` in the configuration of the server")
-        }
+        Code::PermissionDenied => Some(
+            "no role of the caller allows it; see `auth.roles` in the configuration of the server",
+        ),
         Code::ResourceExhausted | Code::Unavailable => {
             Some("the server, or a database or token that it needs, is down or busy; try again")
         }
@@ -134,7 +134,7 @@ mod tests {
     fn a_refusal_says_what_failed_why_and_what_to_do() {
         let text = refused(Code::PermissionDenied);
         assert!(text.contains("cannot list keys: PermissionDenied: because"), "{text}");
-        assert!(text.contains("registry.admins"), "{text}");
+        assert!(text.contains("auth.roles"), "{text}");
         assert!(refused(Code::Unauthenticated).contains("--token-file"));
         assert!(refused(Code::Unavailable).contains("try again"));
         assert!(refused(Code::DeadlineExceeded).contains("--timeout"));
