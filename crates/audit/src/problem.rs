@@ -97,8 +97,8 @@ pub enum Finding {
     Signature(String),
     /// The line is not the one that an exported checkpoint vouches for.
     #[error(
-        "is not what the checkpoint of {time} vouches for: the chain was computed anew before sequence \
-         {sequence}"
+        "is not what the checkpoint of {time} over sequence {sequence} vouches for: it was changed, or \
+         the chain was computed anew"
     )]
     Recomputed {
         /// When the checkpoint was made.

@@ -380,20 +380,23 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What exported checkpoints say of the line that the chain has come to.
+    /// What exported checkpoints say of the line that the chain has come to. What they vouch for is
+    /// judged once the line after it is there: that tells a changed line from a chain computed anew.
     fn check_exported(&mut self, place: &Place, head: &Head) -> Result<(), Stop> {
-        let wrong = |finding| Err(Stop::Problem(place.problem(finding)));
         let Some(exported) = &mut self.exported else { return Ok(()) };
         while let Some(checkpoint) = exported.peek(self.check, self.report.node.as_ref())? {
-            let (sequence, time) = (checkpoint.sequence, &checkpoint.time);
-            if sequence == head.sequence && checkpoint.head != hex::encode(head.hash) {
-                return wrong(Finding::Recomputed { time: time.clone(), sequence });
-            }
-            if sequence >= head.sequence {
+            if checkpoint.sequence >= head.sequence {
                 break;
             }
             if checkpoint.head_after().as_ref() != Some(head) {
-                return wrong(Finding::CheckpointMissing { time: time.clone(), sequence });
+                let (time, sequence) = (checkpoint.time.clone(), checkpoint.sequence);
+                let vouched_for = checkpoint.spoken_of();
+                return Err(Stop::Problem(match &self.head {
+                    Some(before) if vouched_for.as_ref() != Some(before) => {
+                        self.last.problem(Finding::Recomputed { time, sequence })
+                    }
+                    _ => place.problem(Finding::CheckpointMissing { time, sequence }),
+                }));
             }
             exported.take();
             self.report.exported += 1;
@@ -412,6 +415,12 @@ impl Walk<'_> {
             && let Some(checkpoint) = exported.peek(self.check, self.report.node.as_ref())?
         {
             let (time, sequence) = (checkpoint.time.clone(), checkpoint.sequence);
+            let vouched_for = checkpoint.spoken_of();
+            if self.report.last == sequence && vouched_for != self.head {
+                return Err(Stop::Problem(
+                    self.last.problem(Finding::Recomputed { time, sequence }),
+                ));
+            }
             return whole(Finding::CutOff { end: self.report.last, time, sequence });
         }
         let unvouched = self.report.last.saturating_sub(self.vouched);
