@@ -8,6 +8,7 @@ mod decisions;
 mod durability;
 mod gate;
 mod harness;
+mod hostile;
 mod limits;
 mod managers;
 mod public_key;
