@@ -1,5 +1,6 @@
 //! The header `x-rewrap-additional-context`: which obligations the client can fulfil.
 
+use kasbah_access::is_obligation_fqn;
 use serde::Deserialize;
 
 use crate::{body::Message, edge::Fault, encoding};
@@ -31,43 +32,8 @@ pub(crate) fn fulfillable(header: Option<&str>) -> Result<Vec<String>, Fault> {
     let listed = context.obligations.and_then(|obligations| obligations.fulfillable_fqns);
     let listed = listed.into_iter().flatten().flatten().map(|fqn| fqn.trim().to_owned());
     let listed: Vec<_> = listed.filter(|fqn| !fqn.is_empty()).collect();
-    let sound = listed.iter().all(|fqn| is_obligation(&fqn.to_lowercase()));
+    let sound = listed.iter().all(|fqn| is_obligation_fqn(fqn));
     sound.then_some(listed).ok_or(Fault::INVALID_CONTEXT)
-}
-
-/// `https://<namespace>`, and after it `/obl/<name>`, and after that `/value/<value>`.
-fn is_obligation(fqn: &str) -> bool {
-    let Some(rest) = fqn.strip_prefix("https://") else { return false };
-    let parts: Vec<_> = rest.split('/').collect();
-    match parts.as_slice() {
-        [namespace] => is_namespace(namespace),
-        [namespace, "obl", name] => is_namespace(namespace) && is_name(name),
-        [namespace, "obl", name, "value", value] => {
-            is_namespace(namespace) && is_name(name) && is_name(value)
-        }
-        _ => false,
-    }
-}
-
-fn is_namespace(text: &str) -> bool {
-    let Some((labels, top)) = text.rsplit_once('.') else { return false };
-    top.len() >= 2
-        && top.bytes().all(|byte| byte.is_ascii_alphabetic())
-        && labels.split('.').all(|label| is_word(label, 63, b"-"))
-}
-
-fn is_name(text: &str) -> bool {
-    is_word(text, 253, b"-_")
-}
-
-/// Up to `longest` letters and digits; `inner` may appear anywhere but at the ends.
-fn is_word(text: &str, longest: usize, inner: &[u8]) -> bool {
-    let bytes = text.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
-    bytes.len() <= longest
-        && first.is_ascii_alphanumeric()
-        && last.is_ascii_alphanumeric()
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || inner.contains(byte))
 }
 
 #[cfg(test)]
