@@ -81,7 +81,12 @@ impl Gate {
         if PUBLIC.contains(&path) {
             return Ok(Admitted::Public);
         }
-        let header = parts.headers.get("authorization").ok_or(NO_HEADER)?;
+        let mut headers = parts.headers.get_all("authorization").iter();
+        let header = headers.next().ok_or(NO_HEADER)?;
+        // Whoever stands in front of us may have looked at another one.
+        if headers.next().is_some() {
+            return Err(Refusal::token("there are several authorization headers"));
+        }
         // Text that is not visible ASCII fits no scheme.
         let (scheme, text) = token_of(header.to_str().unwrap_or_default())?;
         let token = self.tokens.verify(text).await?;

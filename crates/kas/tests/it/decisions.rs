@@ -26,8 +26,11 @@ const MARK: &str = "https://acme.test/obl/drm/value/mark";
 #[derive(Debug)]
 struct Scripted {
     answer: Answer,
-    asked: Mutex<Vec<(Vec<Vec<String>>, Vec<String>, String, String)>>,
+    asked: Mutex<Vec<Asked>>,
 }
+
+/// Resources, obligations that can be fulfilled, client, subject.
+type Asked = (Vec<Vec<String>>, Vec<String>, String, String);
 
 #[derive(Debug, Clone)]
 enum Answer {

@@ -88,16 +88,17 @@ async fn of_one_proof_sent_many_times_at_once_one_is_let_in() {
 
 /// Of two `authorization` headers the first counts, for all that is read of them.
 #[tokio::test]
-async fn a_second_authorization_header_is_not_looked_at() {
+async fn two_authorization_headers_are_one_too_many() {
     let (log, _guard) = Log::start();
     let keys = Keys::generate();
     let rig = Rig::new(&keys, &log, DpopSettings::default()).await;
     let mut sent = rig.request();
     sent.token.claims["azp"] = json!("the first");
     sent.schemes(|token| vec![format!("DPoP {token}"), format!("Bearer {CANARY}")]);
-    let answer = rig.send(&sent.seal()).await.unwrap();
-    assert!(answer.is_good(), "{answer:?}");
-    assert_eq!(rig.server.audit.take().remove(0).client, "the first");
+    let wire = sent.seal();
+    let answer = rig.send(&wire).await.unwrap();
+    assert_eq!((answer.code, answer.message.as_str()), (Code::Unauthenticated, "unauthenticated"));
+    assert!(rig.logged(&wire, "two").contains("there are several authorization headers"));
 }
 
 /// Longer than all headers may be together: the transport's business, which logs none of it either.

@@ -7,6 +7,7 @@ use super::{
     table::{Case, Refused, case, proof, token},
 };
 
+const SEVERAL: &str = "there are several authorization headers";
 const SCHEME: &str = "the scheme is neither `Bearer ` nor `DPoP ` with a token";
 const FORM: &str = "it is not a compact JWS with JSON objects in it";
 const COUNT: &str = "there is not exactly one proof of possession";
@@ -110,16 +111,22 @@ fn headers() -> Vec<Case> {
             s.authorization = Box::new(|_| Vec::new());
             s.path = Box::new(|token| format!("{PATH}?access_token={token}"));
         }),
-        token("header: two, the first is of another scheme", SCHEME, |s| {
+        token("header: two, the first is of another scheme", SEVERAL, |s| {
             s.schemes(|token| vec![format!("Basic {CANARY}"), format!("DPoP {token}")]);
         }),
-        token("header: two, the first is empty", SCHEME, |s| {
+        token("header: two, the first is empty", SEVERAL, |s| {
             s.schemes(|token| vec![String::new(), format!("DPoP {token}")]);
         }),
-        token("header: two, the first is no token", FORM, |s| {
+        token("header: two, the first is no token", SEVERAL, |s| {
             s.schemes(|token| vec![format!("DPoP {CANARY}"), format!("DPoP {token}")]);
         }),
-        token("header: two, the first is a stranger's", "its signature is wrong", |s| {
+        token("header: two of the same", SEVERAL, |s| {
+            s.schemes(|token| vec![format!("DPoP {token}"), format!("DPoP {token}")]);
+        }),
+        token("header: two, the second is no token", SEVERAL, |s| {
+            s.schemes(|token| vec![format!("DPoP {token}"), format!("Bearer {CANARY}")]);
+        }),
+        token("header: two, the first is a stranger's", SEVERAL, |s| {
             s.token.signature = Box::new(|_| vec![7; 64]);
             let good = s.before.clone().unwrap().access_token();
             s.schemes(move |token| vec![format!("DPoP {token}"), format!("DPoP {good}")]);
