@@ -7,9 +7,7 @@
 use std::{hint::black_box, sync::Arc, time::Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use kasbah_access::{
-    Decisions, DenyAll, Entitlements, LocalDecisions, LocalOptions, Question, Subject,
-};
+use kasbah_access::{Decisions, Entitlements, LocalDecisions, LocalOptions, Question, Subject};
 use serde_json::json;
 
 fn policy(definitions: usize) -> Entitlements {
@@ -67,7 +65,6 @@ fn measure(c: &mut Criterion, name: &str, decisions: &dyn Decisions, groups: usi
 }
 
 fn decide(c: &mut Criterion) {
-    measure(c, "no evaluation", &DenyAll, 5, 1);
     for definitions in [10, 1000] {
         let local = LocalDecisions::new(policy(definitions), LocalOptions::default());
         for groups in [5, 200] {

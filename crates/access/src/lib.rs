@@ -1,7 +1,6 @@
 //! Access decisions on data: who may read what a policy's attributes guard.
 //!
-//! [`Decisions`] is the question; [`DenyAll`] answers it for a KAS that has no other answer, and
-//! [`LocalDecisions`] for one that has a file of [`Entitlements`]. Semantics follow OpenTDF's
+//! [`Decisions`] is the question; [`LocalDecisions`] answers it from a file of [`Entitlements`]. Semantics follow OpenTDF's
 //! `authorization.v2` service; [`Entitlements::decide`] and the options say where not.
 #![forbid(unsafe_code)]
 
@@ -22,5 +21,5 @@ pub use evaluate::Request;
 pub use fqn::{is_attribute_value_fqn, is_obligation_fqn};
 pub use local::{LocalDecisions, LocalOptions};
 pub use model::{Attribute, AttributeValue, Entitlements, Rule};
-pub use question::{Decision, DecisionError, Decisions, DenyAll, Question, Subject};
+pub use question::{Decision, DecisionError, Decisions, Question, Subject};
 pub use record::{Category, Entity, Record};

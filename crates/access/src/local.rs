@@ -43,6 +43,11 @@ impl LocalDecisions {
     pub fn entitlements(&self) -> Arc<Entitlements> {
         Arc::clone(&self.entitlements.read().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// What is worth a look in what it decides with, with the options that it has.
+    pub fn warnings(&self) -> Vec<String> {
+        self.entitlements().warnings(self.options)
+    }
 }
 
 #[async_trait]

@@ -69,14 +69,3 @@ pub enum DecisionError {
     #[error("the decision service refuses to decide: {0}")]
     Refused(Arc<str>),
 }
-
-/// Denies everything.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct DenyAll;
-
-#[async_trait]
-impl Decisions for DenyAll {
-    async fn decide(&self, question: Question<'_>) -> Result<Vec<Decision>, DecisionError> {
-        Ok(question.resources.iter().map(|_| Decision::deny()).collect())
-    }
-}

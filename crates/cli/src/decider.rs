@@ -62,6 +62,7 @@ fn reload(local: &LocalDecisions, file: &Path) {
     match read.and_then(|text| Entitlements::parse(&text).map_err(|error| error.to_string())) {
         Ok(entitlements) => {
             local.replace(entitlements);
+            warn(local);
             tracing::info!(file = %file.display(), "entitlements were read again");
         }
         Err(error) => {
@@ -105,9 +106,17 @@ async fn take_on(
     match Entitlements::parse(&text) {
         Ok(entitlements) => {
             local.replace(entitlements);
+            warn(local);
             tracing::info!(revision, "entitlements of the registry are in force");
         }
         Err(error) => tracing::error!(revision, %error, "entitlements stay as they were"),
     }
     Ok(Some(revision))
+}
+
+/// Guards that fail open are worth a line each time they come into force.
+fn warn(local: &LocalDecisions) {
+    for warning in local.warnings() {
+        tracing::warn!(warning, "entitlements");
+    }
 }
