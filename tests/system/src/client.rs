@@ -20,7 +20,7 @@ use kasbah_proto::kas::{
     access_service_client::AccessServiceClient, key_access_rewrap_result,
 };
 use serde_json::{Value, json};
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::issuer::{Issuer, now};
 
@@ -178,6 +178,12 @@ pub fn body_v1(client: &SessionKey, policy: &str, kao: &Value) -> Value {
     json!({ "clientPublicKey": client.pem(), "policy": policy, "keyAccess": kao })
 }
 
+/// Claims of a signed request token, good for a minute.
+pub fn request_claims(body: &Value) -> Value {
+    let now = now();
+    json!({ "requestBody": body.to_string(), "iat": now, "exp": now + 60 })
+}
+
 /// A connection with a token.
 #[derive(Clone)]
 pub struct Kas {
@@ -195,6 +201,11 @@ impl Kas {
         Self { rpc, token }
     }
 
+    /// A connection over a channel.
+    pub fn over(channel: Channel, token: String) -> Self {
+        Self { rpc: AccessServiceClient::new(channel), token }
+    }
+
     /// Rewraps.
     ///
     /// # Errors
@@ -203,14 +214,32 @@ impl Kas {
     /// # Panics
     /// When the token is no header value.
     pub async fn rewrap(&self, body: &Value) -> Result<RewrapResponse, Status> {
-        let now = now();
-        let claims = json!({ "requestBody": body.to_string(), "iat": now, "exp": now + 60 });
         let header = Header::new(jsonwebtoken::Algorithm::ES256);
-        let signed_request_token = Issuer::new().sign(&header, &claims);
+        let signed = Issuer::new().sign(&header, &request_claims(body));
+        let authorization = format!("Bearer {}", self.token);
+        Ok(self.send(signed, &authorization, &[]).await?.into_inner())
+    }
+
+    /// Sends a signed request token with these headers `authorization` and `dpop`.
+    ///
+    /// # Errors
+    /// The status of the call as a whole.
+    ///
+    /// # Panics
+    /// When they are no header values.
+    pub async fn send(
+        &self,
+        signed_request_token: String,
+        authorization: &str,
+        proofs: &[&str],
+    ) -> Result<Response<RewrapResponse>, Status> {
         let mut request = Request::new(RewrapRequest { signed_request_token });
-        let bearer = format!("Bearer {}", self.token).parse().expect("a header value");
-        request.metadata_mut().insert("authorization", bearer);
-        Ok(self.rpc.clone().rewrap(request).await?.into_inner())
+        let headers = request.metadata_mut();
+        headers.insert("authorization", authorization.parse().expect("a header value"));
+        for proof in proofs {
+            headers.append("dpop", proof.parse().expect("a header value"));
+        }
+        self.rpc.clone().rewrap(request).await
     }
 
     /// Rewraps one key access object.

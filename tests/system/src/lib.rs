@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod client;
 pub mod issuer;
+pub mod oidc;
 pub mod poll;
 pub mod recorder;
 pub mod server;
