@@ -1,6 +1,23 @@
 //! `kasbah dev`, and `kasbah smoke` against it.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+};
+
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use kasbah_proto::policy::kasregistry::{
+    ListKeysRequest,
+    key_access_server_registry_service_client::KeyAccessServerRegistryServiceClient,
+};
+use kasbah_testkit::proofs::ProofSigner;
+use serde_json::{Value, json};
+use tonic::{Code, Request, Status};
 
 use crate::common::{Ended, Kasbah, Scratch, Server};
 
@@ -141,4 +158,204 @@ fn its_log_can_be_json() {
         .map(|line| line["kid"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(kids.len(), 3, "{log}");
+}
+
+/// The issuer of a throw-away server, as a client of it sees it.
+struct Issuer {
+    url: String,
+    id: String,
+    secret: String,
+}
+
+impl Issuer {
+    fn of(ready: &Value) -> Self {
+        let text = |name: &str| ready[name].as_str().unwrap().to_owned();
+        Self { url: text("issuer"), id: text("client_id"), secret: text("client_secret") }
+    }
+
+    fn discovery(&self) -> Value {
+        let (status, document) =
+            http("GET", &format!("{}/.well-known/openid-configuration", self.url), &[], "");
+        assert_eq!(status, 200, "{document}");
+        document
+    }
+
+    fn endpoint(&self) -> String {
+        self.discovery()["token_endpoint"].as_str().unwrap().to_owned()
+    }
+
+    /// Asks for a token with the secret in the header.
+    fn by_basic(&self, secret: &str, proof: Option<&str>) -> (u16, Value) {
+        let pair = BASE64_STANDARD.encode(format!("{}:{secret}", self.id));
+        let authorization = format!("Basic {pair}");
+        let mut headers = vec![("Authorization", authorization.as_str())];
+        headers.extend(proof.map(|proof| ("DPoP", proof)));
+        http("POST", &self.endpoint(), &headers, "grant_type=client_credentials")
+    }
+
+    /// Asks for a token with the secret in the form.
+    fn by_form(&self, secret: &str) -> (u16, Value) {
+        let id = &self.id;
+        let form = format!("grant_type=client_credentials&client_id={id}&client_secret={secret}");
+        http("POST", &self.endpoint(), &[], &form)
+    }
+}
+
+/// Status and JSON of an answer over plain HTTP/1.0.
+fn http(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let fields: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request = format!(
+        "{method} /{path} HTTP/1.0\r\nHost: {host}\r\n{fields}\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len(),
+    );
+    let mut connection = TcpStream::connect(host).unwrap();
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
+}
+
+fn token_of((status, answer): &(u16, Value)) -> String {
+    assert_eq!(*status, 200, "{answer}");
+    answer["access_token"].as_str().unwrap().to_owned()
+}
+
+fn claims_of(token: &str) -> Value {
+    let part = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice(&part).unwrap()
+}
+
+/// The kids that an administrator with this token sees.
+fn keys_list(url: &str, token: &str) -> Result<Vec<String>, String> {
+    let scratch = Scratch::new();
+    let file = scratch.write("token", token);
+    let ended = Kasbah::new(["keys", "list", "--url", url, "--output", "json", "--token-file"])
+        .arg(file)
+        .run();
+    if ended.code != 0 {
+        return Err(ended.stderr);
+    }
+    let keys = ended.json();
+    let kids = keys["keys"].as_array().unwrap().iter();
+    let mut kids: Vec<_> =
+        kids.map(|key| key["kasKey"]["key"]["keyId"].as_str().unwrap().to_owned()).collect();
+    kids.sort_unstable();
+    Ok(kids)
+}
+
+#[test]
+fn its_issuer_gives_tokens_to_its_client() {
+    let scratch = Scratch::new();
+    let server = Server::dev(&scratch);
+    let ready = server.ready();
+    let issuer = Issuer::of(&ready);
+    let url = ready["url"].as_str().unwrap();
+    let document = issuer.discovery();
+    assert_eq!(document["issuer"], issuer.url);
+    let (status, keys) = http("GET", document["jwks_uri"].as_str().unwrap(), &[], "");
+    assert_eq!(status, 200);
+    assert!(!keys["keys"].as_array().unwrap().is_empty());
+    assert!(keys["keys"].as_array().unwrap().iter().all(|key| key.get("d").is_none()));
+    let file = scratch.path().join("dev/client-secret");
+    assert_eq!(fs::read_to_string(&file).unwrap(), issuer.secret);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    for answer in [issuer.by_basic(&issuer.secret, None), issuer.by_form(&issuer.secret)] {
+        assert_eq!(answer.1["token_type"], "Bearer");
+        let token = token_of(&answer);
+        assert_eq!(claims_of(&token)["iss"], issuer.url);
+        let ended = smoke(url, &token, []);
+        assert_eq!((ended.code, &ended.json()["ok"]), (0, &true.into()), "{}", ended.stderr);
+        assert_eq!(keys_list(url, &token).unwrap(), ["b1", "e1", "r1"]);
+    }
+    for (status, answer) in [issuer.by_basic("wrong", None), issuer.by_form("wrong")] {
+        assert_eq!((status, &answer["error"]), (401, &"invalid_client".into()));
+        assert_eq!(answer.get("access_token"), None);
+    }
+    let nobody = Issuer { id: "nobody".to_owned(), ..Issuer::of(&ready) };
+    assert_eq!(nobody.by_form(&issuer.secret).0, 401);
+    let log = server.log();
+    assert!(!log.contains(&issuer.secret), "the secret is not logged");
+    assert_eq!(server.stop(), 0);
+}
+
+/// Asks for the list of keys with a token and a proof.
+#[tokio::main(flavor = "current_thread")]
+async fn list_with(url: &str, token: &str, proof: Option<&str>) -> Result<usize, Status> {
+    let mut request = Request::new(ListKeysRequest::default());
+    let headers = request.metadata_mut();
+    headers.insert("authorization", format!("DPoP {token}").parse().unwrap());
+    if let Some(proof) = proof {
+        headers.insert("dpop", proof.parse().unwrap());
+    }
+    let client = KeyAccessServerRegistryServiceClient::connect(url.to_owned()).await.unwrap();
+    Ok({ client }.list_keys(request).await?.into_inner().kas_keys.len())
+}
+
+#[test]
+fn its_issuer_binds_tokens_to_a_key() {
+    let scratch = Scratch::new();
+    let server = Server::dev(&scratch);
+    let ready = server.ready();
+    let issuer = Issuer::of(&ready);
+    let url = ready["url"].as_str().unwrap();
+    let holder = ProofSigner::new();
+    let mut claims = holder.claims("POST", &issuer.endpoint(), "");
+    claims.as_object_mut().unwrap().remove("ath");
+    let proof = holder.proof_of(&claims);
+    let answer = issuer.by_basic(&issuer.secret, Some(&proof));
+    assert_eq!(answer.1["token_type"], "DPoP");
+    let token = token_of(&answer);
+    assert_eq!(claims_of(&token)["cnf"], json!({ "jkt": holder.thumbprint() }));
+    let (status, again) = issuer.by_basic(&issuer.secret, Some(&proof));
+    assert_eq!((status, &again["error"]), (400, &"invalid_dpop_proof".into()));
+
+    // As a plain token it is good for nothing.
+    let ended = smoke(url, &token, []);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("Unauthenticated"), "{}", ended.stderr);
+    let refused = keys_list(url, &token).unwrap_err();
+    assert!(refused.contains("nauthenticated"), "{refused}");
+    let path = "/policy.kasregistry.KeyAccessServerRegistryService/ListKeys";
+    let prove =
+        |signer: &ProofSigner, path: &str| signer.proof("POST", &format!("{url}{path}"), &token);
+    let proof = prove(&holder, path);
+    assert_eq!(list_with(url, &token, Some(&proof)).unwrap(), 3);
+    for (what, proof) in [
+        ("no proof", None),
+        ("a proof that was used", Some(proof)),
+        ("a proof of another key", Some(prove(&ProofSigner::new(), path))),
+        ("a proof for another call", Some(prove(&holder, "/kas.AccessService/Rewrap"))),
+    ] {
+        let status = list_with(url, &token, proof.as_deref()).expect_err(what);
+        assert_eq!(status.code(), Code::Unauthenticated, "{what}: {status}");
+    }
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn its_token_outlives_its_issuer() {
+    let scratch = Scratch::new();
+    let server = Server::dev(&scratch);
+    let ready = server.ready();
+    let (url, token) = (ready["url"].as_str().unwrap(), ready["access_token"].as_str().unwrap());
+    let issuer = Issuer::of(&ready);
+    let host = issuer.url.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned();
+    assert_eq!(keys_list(url, token).unwrap(), ["b1", "e1", "r1"]);
+    let given = token_of(&issuer.by_form(&issuer.secret));
+    assert_eq!(server.stop(), 0);
+
+    let server = Server::serve(&scratch, &scratch.path().join("dev/config.yaml"));
+    TcpStream::connect(host).expect_err("the issuer is gone");
+    for token in [token, &given] {
+        let ended = smoke(url, token, []);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        assert_eq!(keys_list(url, token).unwrap(), ["b1", "e1", "r1"]);
+    }
+    assert_eq!(server.stop(), 0);
 }
