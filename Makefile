@@ -1,5 +1,5 @@
 # The two commands of the README, and the pieces they are made of.
-.PHONY: demo test deps kryoptic tools python lint doc fuzz crash bench
+.PHONY: demo test deps kryoptic tools python provider lint doc fuzz crash bench
 
 # Opens a TDF through a throw-away Kasbah. ONCE=1 stops the server afterwards.
 demo:
@@ -7,7 +7,7 @@ demo:
 	./tests/bin/demo
 
 # Every tier of the test suite; ends with a table of tiers.
-test: deps tools kryoptic python
+test: deps tools kryoptic python provider
 	./tests/bin/tiers
 
 # What the tests need from the system.
@@ -25,6 +25,10 @@ kryoptic:
 # The Python client of the tests.
 python:
 	./tests/python/setup.sh
+
+# The OpenID provider of the tests, cached by its lock file.
+provider:
+	./tests/oidc-provider/setup.sh
 
 lint:
 	cargo fmt --all --check
