@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod decisions;
 pub mod issuer;
 pub mod oidc;
 pub mod poll;
