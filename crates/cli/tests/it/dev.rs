@@ -204,8 +204,9 @@ impl Issuer {
 /// Status and JSON of an answer over plain HTTP/1.0.
 fn http(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
     let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-    let fields: String =
+    let fields: Vec<_> =
         headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields = fields.concat();
     let request = format!(
         "{method} /{path} HTTP/1.0\r\nHost: {host}\r\n{fields}\
          Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
