@@ -214,3 +214,47 @@ fn undecided(error: &DecisionError) -> Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kasbah_crypto::PrivateKeyParts;
+    use kasbah_trust::Algorithm;
+
+    use super::*;
+
+    fn verdict(permit: Result<Permit, Fault>) -> Verdict {
+        let (policy, subject) = ("e30=".into(), "alice".to_owned());
+        Verdict { permit, obligations: Vec::new(), policy, subject }
+    }
+
+    fn public_key() -> PublicKey {
+        PrivateKeyParts::generate(Algorithm::Rsa2048).unwrap().public_key()
+    }
+
+    #[test]
+    fn a_grant_is_for_one_recipient_and_one_time() {
+        let (ours, other) = (public_key(), public_key());
+        let permit = verdict(Ok(Permit));
+        let soon = Deadline::after(Duration::from_mins(1));
+        let granted = permit.grant(&ours, soon).unwrap();
+        assert_eq!(granted.policy(), "e30=");
+        assert!(granted.check(&ours).is_ok());
+        assert!(matches!(granted.check(&other), Err(Error::Internal(_))));
+        let expired = permit.grant(&ours, Deadline::after(Duration::ZERO)).unwrap();
+        assert!(matches!(expired.check(&ours), Err(Error::Unavailable(_))));
+    }
+
+    #[test]
+    fn a_denial_grants_to_nobody_alone() {
+        let ours = public_key();
+        let soon = Deadline::after(Duration::from_mins(1));
+        let denied = verdict(Err(Fault::FORBIDDEN));
+        assert_eq!(denied.grant(&ours, soon).unwrap_err(), Fault::FORBIDDEN);
+        let nobody = Nobody::new().unwrap();
+        let granted = denied.grant_to_nobody(&nobody, soon);
+        assert!(granted.check(nobody.public_key()).is_ok());
+        assert!(granted.check(&ours).is_err());
+    }
+}
