@@ -17,8 +17,8 @@ use crate::{
     exit::{Exit, Failure, OrExit},
 };
 
-/// How long until entitlements of a registry that could not be read are asked for again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked whether a registry has changed, beside hearing of it.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Builds the rules; what keeps them current runs in `background`.
 pub(crate) async fn rules(
@@ -71,25 +71,46 @@ fn reload(local: &LocalDecisions, file: &Path) {
     }
 }
 
-/// Takes on the entitlements of the registry after each change.
+/// Takes on the entitlements of the registry after each change: when one is heard of, and by looking
+/// now and then, since one is not heard of while the connection is made anew.
 async fn follow(
     registry: &Registry,
     local: &LocalDecisions,
     mut changes: watch::Receiver<u64>,
     mut known: Option<u64>,
 ) {
-    while changes.changed().await.is_ok() {
-        loop {
-            match take_on(registry, local, known).await {
-                Ok(revision) => {
-                    known = revision;
-                    break;
-                }
-                Err(error) => tracing::warn!(%error, "entitlements of the registry cannot be read"),
+    let mut seen = None;
+    let mut is_down = false;
+    loop {
+        tokio::select! {
+            heard = changes.changed() => if heard.is_err() { return },
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        match look(registry, local, &mut seen, known).await {
+            Ok(revision) => (known, is_down) = (revision, false),
+            Err(error) if !is_down => {
+                tracing::warn!(%error, "entitlements of the registry cannot be read");
+                is_down = true;
             }
-            tokio::time::sleep(RETRY).await;
+            Err(_) => {}
         }
     }
+}
+
+/// As [`take_on`], if the registry has changed since the revision `seen`.
+async fn look(
+    registry: &Registry,
+    local: &LocalDecisions,
+    seen: &mut Option<u64>,
+    known: Option<u64>,
+) -> kasbah_registry::Result<Option<u64>> {
+    let revision = registry.database().revision().await?;
+    if *seen == Some(revision) {
+        return Ok(known);
+    }
+    let known = take_on(registry, local, known).await?;
+    *seen = Some(revision);
+    Ok(known)
 }
 
 /// Takes on the entitlements of the registry, unless they are those of the revision `known`; says of
@@ -99,7 +120,13 @@ async fn take_on(
     local: &LocalDecisions,
     known: Option<u64>,
 ) -> kasbah_registry::Result<Option<u64>> {
-    let Some((text, revision)) = registry.entitlements().await? else { return Ok(None) };
+    let Some((text, revision)) = registry.entitlements().await? else {
+        // There were some, in a database that was put back since.
+        if known.is_some() {
+            local.replace(Entitlements::default());
+        }
+        return Ok(None);
+    };
     if known == Some(revision) {
         return Ok(known);
     }

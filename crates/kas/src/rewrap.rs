@@ -337,9 +337,14 @@ async fn find_tampering(
     nobody: Option<&Result<Recipient, Fault>>,
     deadline: Deadline,
 ) -> Result<(RewrappedKey, Receipt), Fault> {
-    let Job { event, denied, state, .. } = job;
+    let Job { mut event, denied, state, .. } = job;
     let redeemed = match (state, nobody) {
-        (Ok(resolved), Some(Ok(nobody))) => redeem(resolved, nobody, deadline).await.err(),
+        (Ok(resolved), Some(Ok(nobody))) => {
+            if let [only] = resolved.candidates.as_slice() {
+                used(&mut event, only);
+            }
+            redeem(resolved, nobody, deadline).await.err()
+        }
         (Err(fault), _) => Some(fault),
         (Ok(_), _) => None,
     };
