@@ -241,8 +241,23 @@ async fn tampering_is_told_after_a_denial_only_if_that_is_wanted() {
     let (server, _, key) = serve(denied(), rules).await;
     let found = outcomes(&server.rewrap(&tampered(&key)).await.unwrap());
     assert_eq!(found, [Err(BAD_REQUEST.to_owned()), Err(forbidden())]);
-    let outcomes: Vec<_> = server.audit.take().iter().map(|event| event.outcome).collect();
+    let events = server.audit.take();
+    let outcomes: Vec<_> = events.iter().map(|event| event.outcome).collect();
     assert_eq!(outcomes, [AuditOutcome::Tampered, AuditOutcome::Denied]);
+    assert!(events.iter().all(|event| event.manager.is_some()), "the key was used");
+
+    // Without a decision there is no denial to check after.
+    let undecided = Answer::Is(Err(DecisionError::Unavailable("a reason".into())));
+    let rules = AccessRules { check_binding_after_denial: true, ..AccessRules::default() };
+    let (server, _, key) = serve(undecided, rules).await;
+    let found = outcomes_of(&server, &tampered(&key)).await;
+    let unavailable = fault("Internal", "internal: auth-service-unavailable");
+    assert_eq!(found, [Err(unavailable.clone()), Err(unavailable)]);
+    assert!(server.audit.take().iter().all(|event| event.manager.is_none()), "the key was used");
+}
+
+async fn outcomes_of(server: &Server, sent: &Value) -> Vec<Outcome> {
+    outcomes(&server.rewrap(sent).await.unwrap())
 }
 
 #[tokio::test]

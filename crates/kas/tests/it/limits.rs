@@ -80,3 +80,16 @@ async fn sizes_are_bounded() {
     assert_eq!(outcome.0, Code::OutOfRange, "what the gRPC library says: {}", outcome.1);
     assert!(server.send(request(&padded(10))).await.is_ok(), "and others are served");
 }
+
+#[tokio::test]
+async fn the_largest_token_is_one_of_the_size_that_is_allowed() {
+    let key = key("r1", RSA);
+    let kao = kao("k", &key, &dek(), OPEN_POLICY);
+    let body = body(&Session::new(RSA).public_key(), &[entry("p", OPEN_POLICY, &[&kao])]);
+    let token = srt(&body);
+    for (srt_bytes, fits) in [(token.len(), true), (token.len() - 1, false)] {
+        let limits = Limits { srt_bytes, ..Limits::default() };
+        let server = Server::with(vec![key.clone()], |builder| builder.limits(limits)).await;
+        assert_eq!(server.send(request(&token)).await.is_ok(), fits);
+    }
+}
