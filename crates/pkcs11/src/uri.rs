@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// Longest URI that is looked at, in bytes. Labels and ids are short; a longer text is a mistake.
+/// Longest URI that is looked at, in bytes, as it is given and as it is printed. Labels and ids are short; a longer text is a mistake.
 pub const MAX_LEN: usize = 1024;
 
 /// Which key of a token: by `object` (`CKA_LABEL`), by `id` (`CKA_ID`), or by both.
@@ -122,7 +122,9 @@ impl FromStr for KeyUri {
         let text = |name, bytes: Option<Vec<u8>>| {
             bytes.map(String::from_utf8).transpose().map_err(|_| UriError::Encoding(name))
         };
-        Ok(Self { token: text("token", token)?, object: text("object", object)?, id })
+        let uri = Self { token: text("token", token)?, object: text("object", object)?, id };
+        // Printed, it may be three times as long, and it must be possible to read that again.
+        if uri.to_string().len() > MAX_LEN { Err(UriError::TooLong) } else { Ok(uri) }
     }
 }
 
@@ -206,6 +208,7 @@ mod tests {
     fn refused() {
         use UriError as E;
         let long = format!("pkcs11:object={}", "a".repeat(MAX_LEN));
+        let grows = format!("pkcs11:id={}", "a".repeat(MAX_LEN / 2));
         for (text, reason) in [
             ("", E::Scheme),
             ("r1", E::Scheme),
@@ -251,6 +254,7 @@ mod tests {
             ("pkcs11:object=a#b", E::Encoding("object")),
             ("pkcs11:object=a\0", E::Encoding("object")),
             (long.as_str(), E::TooLong),
+            (grows.as_str(), E::TooLong),
         ] {
             assert_eq!(text.parse::<KeyUri>(), Err(reason), "{text}");
         }
