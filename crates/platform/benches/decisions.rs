@@ -20,8 +20,10 @@ use kasbah_proto::authorization::v2::{
 };
 use secrecy::SecretString;
 use tokio::{net::TcpListener, runtime::Runtime};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{
+    Request, Response, Status,
+    transport::{Server, server::TcpIncoming},
+};
 
 struct StandIn;
 
@@ -56,7 +58,7 @@ async fn serve() -> PlatformDecisions {
     let service = AuthorizationServiceServer::new(StandIn);
     let serving = Server::builder()
         .add_service(service)
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     tokio::spawn(serving);
     let endpoint = format!("http://{address}").parse().expect("a URI");
     let connection = Connection { endpoint, ca_file: None, auth: None };
