@@ -81,6 +81,7 @@ async fn claims_say_what_they_must() {
         (with(good.clone(), "aud", json!("other")), "it is for another audience"),
         (with(good.clone(), "aud", json!("kasbah ")), "it is for another audience"),
         (with(good.clone(), "aud", json!([])), "it is for another audience"),
+        (with(good.clone(), "aud", json!(["other", "another"])), "it is for another audience"),
         (
             with(good.clone(), "aud", json!(["kasbah", 7])),
             "its aud is neither a text nor a list of texts",
@@ -108,6 +109,7 @@ async fn claims_say_what_they_must() {
     let fraction = now as f64 + 0.5;
     for claims in [
         with(good.clone(), "aud", json!(["other", "kasbah"])),
+        with(good.clone(), "aud", json!(["kasbah"])),
         with(good.clone(), "exp", json!(fraction)),
         with(good.clone(), "iat", json!(fraction)),
         with(good.clone(), "nbf", json!(now + 50)),
