@@ -7,7 +7,7 @@ use kasbah_audit::AuditLog;
 use kasbah_basic::{BasicFactory, RootKeys};
 use kasbah_crypto::envelope::RootKey;
 use kasbah_index::CachedIndex;
-use kasbah_kas::{Kas, Keyring, ServeError, Tls};
+use kasbah_kas::{AuditSink, Kas, Keyring, ServeError, StderrSink, Tls};
 use kasbah_pkcs11::HsmFactory;
 use kasbah_platform::PlatformSource;
 use kasbah_registry::Registry;
@@ -37,7 +37,8 @@ pub(crate) struct Ready {
     signals: [Signal; 2],
     /// The control plane, if it is in this process.
     pub(crate) control: Option<Control>,
-    audit: AuditLog,
+    /// The audit log; `None` for a server that is only looked at.
+    audit: Option<AuditLog>,
     /// What runs beside requests.
     background: JoinSet<()>,
 }
@@ -62,7 +63,8 @@ pub(crate) async fn build(mut config: Config, declared: Option<&Path>) -> Result
         Index::Platform(platform) => {
             let source = PlatformSource::new(*platform).or_exit(Exit::Usage)?;
             let index = CachedIndex::new(Arc::new(source), config.cache);
-            let mut ready = assemble(config, Arc::clone(&index) as _, None).await?;
+            let log = audit_log::open(&config.audit)?;
+            let mut ready = assemble(config, Arc::clone(&index) as _, None, Some(log)).await?;
             ready.background.spawn(async move { index.watch().await });
             Ok(ready)
         }
@@ -73,7 +75,8 @@ async fn with_keyring(config: Config) -> Result<Ready, Failure> {
     let keys = keyring::keys(&config)?;
     let index = Keyring::new(&config.kas_uri, keys.clone()).or_exit(Exit::Usage)?;
     let providers = config.providers.clone();
-    let ready = assemble(config, Arc::new(index), None).await?;
+    let log = audit_log::open(&config.audit)?;
+    let ready = assemble(config, Arc::new(index), None, Some(log)).await?;
     keyring::prove(&ready.key_service(), keys, &providers).await?;
     Ok(ready)
 }
@@ -85,14 +88,14 @@ pub(crate) async fn look(mut config: Config) -> Result<Ready, Failure> {
     };
     let control = Control::look(&config, &settings, None).await?;
     config.decisions.by = Decider::Nobody;
-    assemble(config, control.index(), Some(control)).await
+    assemble(config, control.index(), Some(control), None).await
 }
 
 async fn with_registry(config: Config, control: Control) -> Result<Ready, Failure> {
-    let index = control.index();
-    let mut ready = assemble(config, index, Some(control)).await?;
+    let (index, log) = (control.index(), audit_log::open(&config.audit)?);
+    let mut ready = assemble(config, index, Some(control), Some(log.clone())).await?;
     if let Some(control) = &ready.control {
-        let audit = Arc::new(ToLog::new(ready.audit.clone(), None));
+        let audit = Arc::new(ToLog::new(log, None));
         let routes = control.routes(ready.key_service(), audit);
         control.run_in(&mut ready.background)?;
         ready.kas = ready.kas.beside(routes);
@@ -105,6 +108,7 @@ async fn assemble(
     config: Config,
     index: Arc<dyn KeyIndex>,
     control: Option<Control>,
+    audit: Option<AuditLog>,
 ) -> Result<Ready, Failure> {
     let root_keys = root_keys(&config)?;
     let pins = config.pins();
@@ -114,8 +118,11 @@ async fn assemble(
     let min_proofs = config.auth.min_proofs.clone();
     let (clock_skew, srt_lifetime) = (config.auth.clock_skew, config.auth.srt_lifetime);
     let gate = gate::gate(config.auth, registry.map(Registry::database)).await?;
-    let audit = audit_log::open(&config.audit)?;
     let uses = control.as_ref().map(|control| Arc::clone(&control.uses));
+    let sink: Arc<dyn AuditSink> = match &audit {
+        Some(log) => Arc::new(ToLog::new(log.clone(), uses)),
+        None => Arc::new(StderrSink),
+    };
     let mut builder = Kas::builder()
         .uri(config.kas_uri)
         .unknown_managers(config.rules.unknown)
@@ -125,7 +132,7 @@ async fn assemble(
         .min_proof(min_proofs)
         .clock_skew(clock_skew)
         .limits(config.server.limits)
-        .audit(Arc::new(ToLog::new(audit.clone(), uses)))
+        .audit(sink)
         .key_manager(
             kasbah_pkcs11::MANAGER,
             &kasbah_pkcs11::ALGORITHMS,
@@ -176,7 +183,9 @@ impl Ready {
         if let Some(control) = self.control {
             control.close().await;
         }
-        audit_log::close(self.audit).await;
+        if let Some(log) = self.audit {
+            audit_log::close(log).await;
+        }
     }
 
     /// Serves until SIGTERM or SIGINT.
@@ -193,7 +202,9 @@ impl Ready {
         if let Some(control) = self.control {
             control.close().await;
         }
-        audit_log::close(self.audit).await;
+        if let Some(log) = self.audit {
+            audit_log::close(log).await;
+        }
         served.map_err(|error| match error {
             ServeError::NotLoopback(_) => Failure::new(Exit::Usage, error),
             ServeError::Listener(_) | ServeError::Transport(_) => {
