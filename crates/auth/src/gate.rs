@@ -1,4 +1,4 @@
-use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, error::Error as StdError, fmt, sync::Arc};
 
 use secrecy::ExposeSecret;
 use tonic::{
@@ -27,6 +27,8 @@ pub struct Gate {
     roles: RolePolicy,
     claims: ClaimNames,
     min_proof: Proof,
+    /// Issuers whose tokens give no role but everybody's.
+    without_roles: BTreeSet<String>,
 }
 
 /// A call that may go on.
@@ -42,8 +44,8 @@ impl Gate {
     /// A gate that verifies tokens by `tokens`, how they are proven by `proofs`, and calls by
     /// `roles`.
     pub fn new(tokens: Arc<dyn TokenVerifier>, proofs: Proofs, roles: RolePolicy) -> Self {
-        let (claims, min_proof) = (ClaimNames::default(), Proof::Bearer);
-        Self { tokens, proofs, roles, claims, min_proof }
+        let (claims, without_roles) = (ClaimNames::default(), BTreeSet::new());
+        Self { tokens, proofs, roles, claims, min_proof: Proof::Bearer, without_roles }
     }
 
     /// A gate at `origin` that takes any token for one of an administrator; for tests and a
@@ -62,6 +64,13 @@ impl Gate {
     #[must_use]
     pub fn with_claims(self, claims: ClaimNames) -> Self {
         Self { claims, ..self }
+    }
+
+    /// Takes no groups and no names of users from tokens of these issuers: their callers have the
+    /// role of everybody, and no other.
+    #[must_use]
+    pub fn without_roles_of(self, issuers: impl IntoIterator<Item = String>) -> Self {
+        Self { without_roles: issuers.into_iter().collect(), ..self }
     }
 
     /// Wants every caller to prove at least this well that the token is theirs.
@@ -103,7 +112,11 @@ impl Gate {
         if proven.proof < self.min_proof {
             return Err(Refusal::proof("the token is not proven as well as this server wants"));
         }
-        let subjects = self.roles.subjects(&token.claims, &self.claims);
+        let subjects = if self.without_roles.contains(&token.issuer) {
+            RolePolicy::everyone()
+        } else {
+            self.roles.subjects(&token.claims, &self.claims)
+        };
         self.roles.authorize(&subjects, path)?;
         let client_id = claim(&token.claims, &self.claims.client_id);
         let caller = Caller {

@@ -55,5 +55,6 @@ pub(crate) async fn gate(auth: Auth, database: Option<&Database>) -> Result<Gate
         roles.map_err(|error| Failure::new(Exit::Usage, anyhow!(error).context("auth.roles")))?;
     Ok(Gate::new(auth.tokens, proofs, roles)
         .with_claims(auth.claims)
+        .without_roles_of(auth.without_roles)
         .with_min_proof(auth.min_proof))
 }

@@ -33,6 +33,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Auth {
     pub(crate) tokens: Arc<dyn TokenVerifier>,
+    /// Issuers that do not say who has which role.
+    pub(crate) without_roles: Vec<String>,
     pub(crate) clock_skew: Duration,
     pub(crate) dpop: Dpop,
     /// What every caller must prove.
@@ -114,6 +116,7 @@ struct RawIssuer {
     public_key_file: Option<PathBuf>,
     jwks_uri: Option<String>,
     ca_file: Option<PathBuf>,
+    gives_roles: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -174,9 +177,12 @@ pub(crate) fn auth(
     if srt_lifetime.is_some_and(|lifetime| lifetime.is_zero()) {
         findings.problem::<()>("auth.srt_lifetime_seconds", "must be at least 1");
     }
-    let tokens: Arc<dyn TokenVerifier> = match raw.mode.as_str() {
-        "dev" => Arc::new(dev(&raw, around.listen, findings)?),
-        "jwt" | "oidc" => Arc::new(tokens(raw, rules?, around.files, findings)?),
+    let (tokens, without_roles): (Arc<dyn TokenVerifier>, _) = match raw.mode.as_str() {
+        "dev" => (Arc::new(dev(&raw, around.listen, findings)?), Vec::new()),
+        "jwt" | "oidc" => {
+            let (tokens, without_roles) = tokens(raw, rules?, around.files, findings)?;
+            (Arc::new(tokens), without_roles)
+        }
         _ => return findings.problem("auth.mode", "expected `oidc`, `jwt` or `dev`"),
     };
     let (server, min_proofs) = min_proof?;
@@ -185,6 +191,7 @@ pub(crate) fn auth(
     let clock_skew = rules?.skew;
     Some(Auth {
         tokens,
+        without_roles,
         clock_skew,
         dpop,
         min_proof: server,
@@ -223,13 +230,14 @@ fn rules(raw: &RawAuth, findings: &mut Findings) -> Option<TokenRules> {
     Some(rules)
 }
 
-/// Reads who issues tokens: one issuer in `auth` itself, or several in `auth.issuers`.
+/// Reads who issues tokens, one issuer in `auth` itself or several in `auth.issuers`; and which of
+/// them do not say who has which role.
 fn tokens(
     raw: RawAuth,
     rules: TokenRules,
     files: &Files,
     findings: &mut Findings,
-) -> Option<Tokens> {
+) -> Option<(Tokens, Vec<String>)> {
     let timeout = raw.fetch_timeout_seconds.map_or(FETCH_TIMEOUT, Duration::from_secs);
     let discovers = raw.mode == "oidc";
     let own = RawIssuer {
@@ -240,6 +248,7 @@ fn tokens(
         public_key_file: raw.public_key_file,
         jwks_uri: raw.jwks_uri,
         ca_file: raw.ca_file,
+        gives_roles: None,
     };
     let entries = match raw.issuers {
         None => vec![("auth".to_owned(), own)],
@@ -252,8 +261,17 @@ fn tokens(
             items.into_iter().filter_map(read).collect()
         }
     };
-    let mut issuers = Vec::new();
+    let is_choice = entries.len() > 1;
+    let (mut issuers, mut without_roles) = (Vec::new(), Vec::new());
     for (path, entry) in entries {
+        match entry.gives_roles {
+            Some(false) => without_roles.extend(entry.issuer.clone()),
+            None if is_choice => findings.warn(
+                join(&path, "gives_roles"),
+                "is not set, so groups in its tokens make administrators; set it to `true` or `false`",
+            ),
+            _ => {}
+        }
         if let Some(settings) = issuer(&path, entry, discovers, timeout, files, findings) {
             // On its own, so that what is wrong with it is told with its path.
             match Tokens::new(vec![settings.clone()], rules) {
@@ -268,7 +286,10 @@ fn tokens(
     if !findings.problems.is_empty() {
         return None;
     }
-    Tokens::new(issuers, rules).map_err(|error| findings.problem::<()>("auth.issuers", error)).ok()
+    match Tokens::new(issuers, rules) {
+        Ok(tokens) => Some((tokens, without_roles)),
+        Err(error) => findings.problem("auth.issuers", error),
+    }
 }
 
 fn issuer(

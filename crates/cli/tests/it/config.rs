@@ -450,6 +450,28 @@ const FINE: &[(&str, &str)] = &[
 ];
 
 #[test]
+fn several_issuers_say_which_of_them_gives_roles() {
+    let scratch = scratch();
+    let issuers = |first: &str, second: &str| {
+        let list = format!(
+            "  issuers:\n    - {{ issuer: a, audience: kas, jwks_file: jwks.json{first} }}\n    \
+             - {{ issuer: b, audience: kas, jwks_file: jwks.json{second} }}\n"
+        );
+        let own = "  issuer: \"https://idp.example\"\n  audience: \"http://localhost:8080\"\n  \
+                   jwks_file: jwks.json\n";
+        assert_eq!(GOOD.matches(own).count(), 1);
+        let (code, report) = check(&scratch, &GOOD.replacen(own, &list, 1));
+        assert_eq!(code, 0, "{report}");
+        let warnings = report["warnings"].as_array().unwrap();
+        warnings.iter().map(|warning| warning["path"].as_str().unwrap().to_owned()).collect()
+    };
+    let told: Vec<String> = issuers(", gives_roles: true", ", gives_roles: false");
+    assert!(told.is_empty(), "{told:?}");
+    let told: Vec<String> = issuers(", gives_roles: true", "");
+    assert_eq!(told, ["auth.issuers[1].gives_roles"]);
+}
+
+#[test]
 fn what_the_documentation_offers_is_fine() {
     let scratch = scratch();
     for (find, replacement) in FINE {
