@@ -34,6 +34,8 @@ pub struct AuditEvent {
     pub obligations: Vec<String>,
     /// Subject of the verified access token.
     pub actor: String,
+    /// Issuer of that token.
+    pub issuer: String,
     /// The client that asked for the token; may be empty.
     pub client: String,
     /// How well the sender proved that the token is theirs.
@@ -167,6 +169,7 @@ impl AuditEvent {
                 "manager": manager.map(|manager| &manager.manager),
                 "provider": manager.map(|manager| &manager.name),
                 "outcome": self.outcome.as_str(),
+                "issuer": self.issuer,
                 "client": self.client,
                 "proof": self.proof.as_str(),
                 "token_sha256": hex::encode(self.token_fingerprint),

@@ -372,6 +372,7 @@ fn open_event(parts: &Parts, call: &Call, policy: Option<&Policy>, kao: Option<&
         attributes: policy.map(|policy| policy.attributes.clone()).unwrap_or_default(),
         obligations: Vec::new(),
         actor: call.caller.token.subject.clone(),
+        issuer: call.caller.token.issuer.clone(),
         client: call.caller.client_id.clone(),
         proof: call.caller.proof,
         token_fingerprint: call.caller.token.fingerprint,

@@ -12,6 +12,8 @@ use crate::Error;
 pub(crate) struct Actor {
     /// `sub` of the access token.
     pub(crate) subject: String,
+    /// Issuer of that token.
+    pub(crate) issuer: String,
     pub(crate) user_agent: String,
     pub(crate) address: Option<IpAddr>,
     /// The client that asked for the token; may be empty.
@@ -40,6 +42,7 @@ pub(crate) fn actor<T>(request: &Request<T>) -> Result<Actor, Status> {
     let user_agent = request.metadata().get("user-agent").and_then(|value| value.to_str().ok());
     Ok(Actor {
         subject: caller.token.subject.clone(),
+        issuer: caller.token.issuer.clone(),
         user_agent: user_agent.unwrap_or_default().to_owned(),
         address: request.remote_addr().map(|address| address.ip()),
         client: caller.client_id.clone(),

@@ -201,6 +201,7 @@ fn event(
     let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let address = actor.address.map(|address| address.to_string()).unwrap_or_default();
     let mut kasbah = json!({
+        "issuer": actor.issuer,
         "client": actor.client,
         "proof": actor.proof.as_str(),
         "token_sha256": hex::encode(actor.token),

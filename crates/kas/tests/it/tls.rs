@@ -15,7 +15,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tonic::{
-    Code, Request,
+    Code, Request, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
 
@@ -40,6 +40,13 @@ fn certificate(
     let certificate = params.signed_by(&key, authority).unwrap();
     let fingerprint = URL_SAFE_NO_PAD.encode(Sha256::digest(certificate.der()));
     (certificate.pem(), key.serialize_pem(), fingerprint)
+}
+
+/// Whether the connection ended before anybody answered; which code that gets depends on how far
+/// the handshake had come.
+fn is_cut_off(status: &Status) -> bool {
+    std::error::Error::source(status)
+        .is_some_and(<dyn std::error::Error>::is::<tonic::transport::Error>)
 }
 
 #[tokio::test]
@@ -124,7 +131,7 @@ async fn a_token_bound_to_a_certificate_needs_that_certificate() {
     // One that only somebody else vouches for does not get as far as a token.
     let (pem, private, fingerprint) = certificate(&theirs, client_auth);
     let status = ask(connect(Some((pem, private))), &token(&fingerprint)).await.unwrap_err();
-    assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status}");
+    assert!(is_cut_off(&status), "{status}");
     // And one without any binding does not open a key that needs one.
     let claims = json!({
         "iss": issuer.url(), "aud": "kas", "sub": "client", "iat": now, "exp": now + 300,
