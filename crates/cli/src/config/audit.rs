@@ -78,20 +78,12 @@ pub(super) fn audit(
         None => RawAudit::default(),
     };
     refuse_zeros(&raw, findings);
-    let durability = match raw.durability.as_deref() {
-        Some("buffered") => Durability::Buffered,
-        None | Some("written") => Durability::Written,
-        Some("synced") => Durability::Synced,
-        Some(_) => {
-            return findings
-                .problem("audit.durability", "expected `buffered`, `written` or `synced`");
-        }
-    };
-    let signing_key = match raw.signing_key {
+    let durability = durability(raw.durability.as_deref(), findings)?;
+    let signing_key = match &raw.signing_key {
         Some(name) => {
             used_secrets.push(name.clone());
-            let source = secret("audit.signing_key", &name, around.secrets, findings)?;
-            Some((name, source))
+            let source = secret("audit.signing_key", name, around.secrets, findings)?;
+            Some((name.clone(), source))
         }
         None => None,
     };
@@ -101,31 +93,9 @@ pub(super) fn audit(
             "needs `signing_key`, which signs checkpoints; make one with `kasbah audit key`",
         );
     }
-    let file = raw.file.map(|file| FileSettings {
-        path: around.files.resolve(&file),
-        max_bytes: raw.rotate_bytes,
-        max_age: raw.rotate_hours.map(Duration::from_hours),
-        keep: raw.keep,
-    });
-    if file.is_none() {
-        let of_file = [
-            ("rotate_bytes", raw.rotate_bytes.is_some()),
-            ("rotate_hours", raw.rotate_hours.is_some()),
-            ("keep", raw.keep.is_some()),
-            ("stderr_copy", raw.stderr_copy.is_some()),
-            ("durability", durability == Durability::Synced),
-        ];
-        for (name, _) in of_file.iter().filter(|(_, given)| *given) {
-            let text = "has no effect without `file`: events go to standard error";
-            findings.problem::<()>(format!("audit.{name}"), text);
-        }
-    }
+    let file = file(&raw, durability, around, findings);
     let otlp = match raw.otlp {
-        Some(value) => {
-            let raw = Node::new("audit.otlp", value).read::<RawCollector>(findings)?;
-            let endpoint = address("audit.otlp.endpoint", &raw.endpoint, findings)?;
-            Some(Collector { endpoint, ca_file: raw.ca_file.map(|ca| around.files.resolve(&ca)) })
-        }
+        Some(value) => Some(collector(value, around, findings)?),
         None => None,
     };
     Some(Audit {
@@ -140,6 +110,52 @@ pub(super) fn audit(
         stderr_copy: raw.stderr_copy.unwrap_or(false),
         otlp,
     })
+}
+
+fn durability(word: Option<&str>, findings: &mut Findings) -> Option<Durability> {
+    match word {
+        Some("buffered") => Some(Durability::Buffered),
+        None | Some("written") => Some(Durability::Written),
+        Some("synced") => Some(Durability::Synced),
+        Some(_) => {
+            findings.problem("audit.durability", "expected `buffered`, `written` or `synced`")
+        }
+    }
+}
+
+/// The file, if there is one; settings of a file without one are problems.
+fn file(
+    raw: &RawAudit,
+    durability: Durability,
+    around: Around<'_>,
+    findings: &mut Findings,
+) -> Option<FileSettings> {
+    if let Some(file) = &raw.file {
+        return Some(FileSettings {
+            path: around.files.resolve(file),
+            max_bytes: raw.rotate_bytes,
+            max_age: raw.rotate_hours.map(Duration::from_hours),
+            keep: raw.keep,
+        });
+    }
+    let of_file = [
+        ("rotate_bytes", raw.rotate_bytes.is_some()),
+        ("rotate_hours", raw.rotate_hours.is_some()),
+        ("keep", raw.keep.is_some()),
+        ("stderr_copy", raw.stderr_copy.is_some()),
+        ("durability", durability == Durability::Synced),
+    ];
+    for (name, _) in of_file.iter().filter(|(_, given)| *given) {
+        let text = "has no effect without `file`: events go to standard error";
+        findings.problem::<()>(format!("audit.{name}"), text);
+    }
+    None
+}
+
+fn collector(value: Value, around: Around<'_>, findings: &mut Findings) -> Option<Collector> {
+    let raw = Node::new("audit.otlp", value).read::<RawCollector>(findings)?;
+    let endpoint = address("audit.otlp.endpoint", &raw.endpoint, findings)?;
+    Some(Collector { endpoint, ca_file: raw.ca_file.map(|ca| around.files.resolve(&ca)) })
 }
 
 fn refuse_zeros(raw: &RawAudit, findings: &mut Findings) {
