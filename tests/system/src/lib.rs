@@ -10,3 +10,4 @@ pub mod oidc;
 pub mod poll;
 pub mod recorder;
 pub mod server;
+pub mod token;

@@ -17,11 +17,7 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use kasbah_crypto::Algorithm;
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
+use kasbah_pkcs11::provision;
 use kasbah_proto::{
     kas::key_access_rewrap_result::Result::KasWrappedKey,
     kasbah::admin::v1::{SetEntitlementsRequest, set_key_state_request::Target},
@@ -31,11 +27,12 @@ use kasbah_system_tests::{
     admin::{ADMIN, Admin, RSA_2048, id_of},
     client::{POLICY, SessionKey, kao, random_dek},
     decisions::{POLICY_ID, Reader, body, policy},
+    issuer::ISSUER,
     poll::within,
     server::{Server, Setup, built, kasbah},
+    token,
 };
 use kasbah_testkit::tokens::{PIN, SoftHsm, TestToken, set_env};
-use kasbah_trust::SecretSource;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::Code;
@@ -55,9 +52,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let token = SoftHsm::fresh();
-        let module = Module::load("module", token.module_path()).unwrap();
-        let pin = PinSource { name: "pin".into(), source: SecretSource::File(token.pin_file()) };
-        let opened = Token::open(&module, token.label(), None, pin).unwrap();
+        let opened = token::open(&token);
         let entry = provision::generate(&opened, "r1", Algorithm::Rsa2048).unwrap();
         Self { token, pem: entry.public_key.unwrap().to_pem(), client: SessionKey::rsa() }
     }
@@ -242,7 +237,8 @@ async fn each_outcome_leaves_one_event_and_no_secret() {
         assert_eq!(audit["eventMetaData"]["keyID"], kao["kid"], "{outcome}");
         let kasbah = kasbah_of(&events[index]);
         assert_eq!(kasbah["outcome"], *outcome);
-        assert_eq!((&kasbah["client"], &kasbah["proof"]), (&json!("tests"), &json!("bearer")));
+        let who = ["issuer", "client", "proof"].map(|name| kasbah[name].as_str().unwrap());
+        assert_eq!(who, [ISSUER, "tests", "bearer"]);
         assert_eq!(kasbah["token_sha256"], sha256(token.as_bytes()));
         let used = ["success", "tampered"].contains(outcome);
         let (manager, provider) = (&kasbah["manager"], &kasbah["provider"]);
@@ -320,6 +316,7 @@ fn check_shape(event: &Value) {
             "client",
             "custody",
             "enforced_by_key",
+            "issuer",
             "latency_us",
             "manager",
             "outcome",
@@ -705,4 +702,19 @@ async fn a_log_of_another_node_is_not_continued() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("kas-1") && said.contains("kas-2"), "{said}");
     assert!(!said.contains("panicked"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_is_looked_at_beside_the_server_that_writes_the_log() {
+    let mut setup = Setup::new();
+    setup.registry("sqlite:registry.db");
+    audited(&mut setup, &json!({}));
+    let config = setup.file();
+    let server = setup.serve();
+    server.admin().create_kas().await;
+    let log = server.dir().join("audit.log");
+    let before = fs::read(&log).unwrap();
+    let check = kasbah().args(["db", "check", "--config"]).arg(&config).output().unwrap();
+    assert!(check.status.success(), "{}", text(&check));
+    assert_eq!(fs::read(&log).unwrap(), before, "who only looks writes nothing");
 }

@@ -14,11 +14,7 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
 use kasbah_crypto::Algorithm;
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
+use kasbah_pkcs11::provision;
 use kasbah_proto::{
     kasbah::admin::v1::{GetEntitlementsRequest, SetEntitlementsRequest},
     policy::KeyMode,
@@ -31,13 +27,13 @@ use kasbah_system_tests::{
     poll::within,
     recorder::Recorder,
     server::{Server, Setup, kasbah},
+    token,
 };
 use kasbah_testkit::{
     oidc::TestIssuer,
     postgres::Postgres,
     tokens::{SoftHsm, TestToken},
 };
-use kasbah_trust::SecretSource;
 use serde_json::{Value, json};
 use tokio::sync::Barrier;
 use tonic::{Code, Status};
@@ -118,9 +114,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let token = SoftHsm::fresh();
-        let module = Module::load("module", token.module_path()).unwrap();
-        let pin = PinSource { name: "pin".into(), source: SecretSource::File(token.pin_file()) };
-        let opened = Token::open(&module, token.label(), None, pin).unwrap();
+        let opened = token::open(&token);
         let entry = provision::generate(&opened, "r1", Algorithm::Rsa2048).unwrap();
         Self { token, pem: entry.public_key.unwrap().to_pem(), client: SessionKey::rsa() }
     }

@@ -6,11 +6,7 @@ use std::{fs, process::Output};
 
 use kasbah_basic::wrap_private_key;
 use kasbah_crypto::{Algorithm, Curve, PrivateKeyParts, envelope::RootKey};
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
+use kasbah_pkcs11::provision;
 use kasbah_proto::{
     kasbah::admin::v1::{ListProviderHealthRequest, WrapKeysAgainRequest, finding::Kind},
     policy::{
@@ -22,12 +18,12 @@ use kasbah_system_tests::{
     admin::{Admin, EC_P256, RSA_2048, id_of, pem_of},
     client::{Kas, POLICY, SessionKey, kao, random_dek},
     server::{Server, Setup, kasbah},
+    token,
 };
 use kasbah_testkit::{
     postgres::Postgres,
     tokens::{Kryoptic, SoftHsm, TestToken},
 };
-use kasbah_trust::SecretSource;
 use serde_json::json;
 use tonic::{Code, Status};
 
@@ -233,9 +229,7 @@ async fn a_key_of_somebody_else_in_the_token_stays_theirs() {
     let (_server, admin, settings) = start(&fixture, "sqlite:registry.db");
     admin.create_kas().await;
     let provider = admin.create_provider("main", HSM, &settings).await.unwrap();
-    let module = Module::load("module", fixture.module_path()).unwrap();
-    let pin = PinSource { name: "pin".into(), source: SecretSource::File(fixture.pin_file()) };
-    let token = Token::open(&module, fixture.label(), None, pin).unwrap();
+    let token = token::open(&fixture);
     let theirs = provision::generate(&token, "g1", Algorithm::Rsa2048).unwrap();
     let refused = admin.generate(&provider, "g1", RSA_2048, KeyMode::Remote, "").await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);

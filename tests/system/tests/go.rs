@@ -6,21 +6,18 @@ use std::{
     process::{Command, Output},
 };
 
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
+use kasbah_pkcs11::provision;
 use kasbah_proto::policy::KeyMode;
 use kasbah_system_tests::{
     admin::{ADMIN, RSA_2048, id_of},
     server::Setup,
+    token,
 };
 use kasbah_testkit::{
     postgres::Postgres,
     tokens::{SoftHsm, TestToken},
 };
-use kasbah_trust::{Algorithm, SecretSource};
+use kasbah_trust::Algorithm;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -66,9 +63,7 @@ fn said(output: &Output) -> String {
 
 /// Makes both keys that the program registers; `remote_key_ids` and `public_keys` of its input.
 fn generate(fixture: &TestToken) -> (Value, Value) {
-    let module = Module::load("module", fixture.module_path()).unwrap();
-    let pin = PinSource { name: "pin".into(), source: SecretSource::File(fixture.pin_file()) };
-    let token = Token::open(&module, fixture.label(), None, pin).unwrap();
+    let token = token::open(fixture);
     let (mut ids, mut keys) = (Map::new(), Map::new());
     for kid in ["g1", "g2"] {
         let made = provision::generate(&token, kid, Algorithm::Rsa2048).unwrap();

@@ -1,41 +1,31 @@
 //! TDFs of a released SDK, opened through `kasbah serve`.
 #![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
 
-use std::{fs, sync::Arc};
+use std::fs;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use kasbah_basic::wrap_private_key;
 use kasbah_crypto::{PrivateKeyParts, envelope::RootKey};
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
+use kasbah_pkcs11::provision;
 use kasbah_system_tests::{
     client::{Kas, SessionKey, body_v1},
     server::{Server, Setup},
+    token,
 };
 use kasbah_testkit::{
     golden::{self, Golden},
     tdf,
     tokens::{SoftHsm, TestToken},
 };
-use kasbah_trust::SecretSource;
 use serde_json::{Value, json};
 
 const BAD_REQUEST: &str =
     "invalid_argument: request error\nrpc error: code = InvalidArgument desc = bad request";
 
-fn open(fixture: &TestToken) -> Arc<Token> {
-    let module = Module::load("module", fixture.module_path()).unwrap();
-    let pin = PinSource { name: "pin".into(), source: SecretSource::File(fixture.pin_file()) };
-    Token::open(&module, fixture.label(), None, pin).unwrap()
-}
-
 /// A server whose golden key is in a SoftHSM token.
 fn in_token(fixture: &TestToken) -> Server {
-    provision::import(&open(fixture), golden::KID, golden::PRIVATE_KEY).unwrap();
+    provision::import(&token::open(fixture), golden::KID, golden::PRIVATE_KEY).unwrap();
     let mut setup = Setup::new();
     setup.hsm("softhsm", fixture, "require-sealed");
     let uri = format!("pkcs11:object={}", golden::KID);
@@ -155,7 +145,7 @@ async fn without_its_key_nothing_opens_and_nothing_looks_tampered() {
     let client = SessionKey::rsa();
     kas.rewrap_one(&client, &golden.policy, &golden.kao).await.unwrap();
 
-    let session = open(&fixture);
+    let session = token::open(&fixture);
     let session = session.open_rw_session().unwrap();
     let label = cryptoki::object::Attribute::Label(golden::KID.into());
     for object in session.find_objects(&[label]).unwrap() {

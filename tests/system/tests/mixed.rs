@@ -1,21 +1,15 @@
 //! One response over several managers: every data key right, every custody honest.
 #![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
 
-use std::sync::Arc;
-
 use kasbah_basic::wrap_private_key;
 use kasbah_crypto::{Algorithm, Curve, PrivateKeyParts, envelope::RootKey};
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
+use kasbah_pkcs11::provision;
 use kasbah_system_tests::{
     client::{POLICY, SessionKey, body, kao, random_dek, results},
     server::Setup,
+    token,
 };
 use kasbah_testkit::tokens::{Kryoptic, SoftHsm, TestToken};
-use kasbah_trust::SecretSource;
 use serde_json::{Value, json};
 
 const P256: Algorithm = Algorithm::Ec(Curve::P256);
@@ -30,10 +24,7 @@ struct Key {
 }
 
 fn generate(fixture: &TestToken, kid: &'static str, algorithm: Algorithm) -> Key {
-    let module = Module::load("module", fixture.module_path()).unwrap();
-    let source = SecretSource::File(fixture.pin_file());
-    let pin = PinSource { name: "pin".into(), source };
-    let token: Arc<Token> = Token::open(&module, fixture.label(), None, pin).unwrap();
+    let token = token::open(fixture);
     let entry = provision::generate(&token, kid, algorithm).unwrap();
     Key { kid, pem: entry.public_key.unwrap().to_pem(), alone: "sealed" }
 }

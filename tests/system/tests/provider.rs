@@ -8,20 +8,17 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
+use kasbah_pkcs11::provision;
 use kasbah_proto::policy::kasregistry::ListKeyAccessServersRequest;
 use kasbah_system_tests::{
     admin::Admin,
     issuer::AUDIENCE,
     oidc::{Asker, Holder, Secret, TokenClient, challenge, read},
     server::{Server, Setup},
+    token,
 };
 use kasbah_testkit::tokens::{SoftHsm, TestToken};
-use kasbah_trust::{Algorithm, SecretSource};
+use kasbah_trust::Algorithm;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
@@ -88,10 +85,7 @@ impl Served {
     fn start(provider: Provider, more: &Value) -> Self {
         let fixture = SoftHsm::fresh();
         let pem = {
-            let module = Module::load("module", fixture.module_path()).unwrap();
-            let source = SecretSource::File(fixture.pin_file());
-            let pin = PinSource { name: "pin".into(), source };
-            let token = Token::open(&module, fixture.label(), None, pin).unwrap();
+            let token = token::open(&fixture);
             let key = provision::generate(&token, KID, Algorithm::Rsa2048).unwrap();
             key.public_key.unwrap().to_pem()
         };

@@ -2,22 +2,16 @@
 
 use std::{path::Path, process::Command};
 
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
-use kasbah_system_tests::server::Setup;
+use kasbah_pkcs11::provision;
+use kasbah_system_tests::{server::Setup, token};
 use kasbah_testkit::tokens::SoftHsm;
-use kasbah_trust::{Algorithm, SecretSource};
+use kasbah_trust::Algorithm;
 use serde_json::{Value, json};
 
 #[test]
 fn python_grpc_rewraps_through_a_token() {
     let fixture = SoftHsm::fresh();
-    let module = Module::load("module", fixture.module_path()).unwrap();
-    let pin = PinSource { name: "pin".into(), source: SecretSource::File(fixture.pin_file()) };
-    let token = Token::open(&module, fixture.label(), None, pin).unwrap();
+    let token = token::open(&fixture);
     provision::generate(&token, "r1", Algorithm::Rsa2048).unwrap();
     let mut setup = Setup::new();
     setup.hsm("softhsm", &fixture, "require-sealed");

@@ -3,25 +3,19 @@
 use std::{net::TcpStream, time::Duration};
 
 use kasbah_crypto::Algorithm;
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
+use kasbah_pkcs11::provision;
 use kasbah_system_tests::{
     client::{POLICY, SessionKey, body, kao, random_dek, results},
     server::Setup,
+    token,
 };
 use kasbah_testkit::tokens::SoftHsm;
-use kasbah_trust::SecretSource;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_under_way_finish() {
     let fixture = SoftHsm::fresh();
-    let module = Module::load("module", fixture.module_path()).unwrap();
-    let pin = PinSource { name: "pin".into(), source: SecretSource::File(fixture.pin_file()) };
-    let token = Token::open(&module, fixture.label(), None, pin).unwrap();
+    let token = token::open(&fixture);
     let entry = provision::generate(&token, "r1", Algorithm::Rsa4096).unwrap();
     let pem = entry.public_key.unwrap().to_pem();
     let mut setup = Setup::new();

@@ -1,30 +1,17 @@
 //! A server that cannot do what its configuration says does not start, and says why once.
 #![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
 
-use std::sync::Arc;
-
 use cryptoki::{mechanism::Mechanism, object::Attribute};
 use kasbah_crypto::Algorithm;
-use kasbah_pkcs11::{
-    module::Module,
-    provision,
-    token::{PinSource, Token},
-};
-use kasbah_system_tests::server::Setup;
+use kasbah_pkcs11::provision;
+use kasbah_system_tests::{server::Setup, token};
 use kasbah_testkit::tokens::{SoftHsm, TestToken};
-use kasbah_trust::SecretSource;
 use serde_json::json;
-
-fn token(fixture: &TestToken) -> Arc<Token> {
-    let module = Module::load("module", fixture.module_path()).unwrap();
-    let pin = PinSource { name: "pin".into(), source: SecretSource::File(fixture.pin_file()) };
-    Token::open(&module, fixture.label(), None, pin).unwrap()
-}
 
 /// A sound configuration with one RSA key in a token.
 fn sound() -> (Setup, TestToken) {
     let fixture = SoftHsm::fresh();
-    provision::generate(&token(&fixture), "r1", Algorithm::Rsa2048).unwrap();
+    provision::generate(&token::open(&fixture), "r1", Algorithm::Rsa2048).unwrap();
     let mut setup = Setup::new();
     setup.hsm("softhsm", &fixture, "require-sealed");
     setup.key(json!({
@@ -63,7 +50,7 @@ fn wrong_pin() {
     for _ in 0..3 {
         refused(&setup, 2, &["refused PIN softhsm", "wrong", "not tried again"]);
     }
-    let info = token(&fixture);
+    let info = token::open(&fixture);
     assert!(info.login().is_ok(), "the right PIN still opens the token");
 }
 
@@ -91,7 +78,7 @@ fn missing_key() {
 #[test]
 fn ambiguous_key() {
     let (setup, fixture) = sound();
-    let token = token(&fixture);
+    let token = token::open(&fixture);
     let session = token.open_rw_session().unwrap();
     let label = || Attribute::Label(b"r1".to_vec());
     let public = [
@@ -108,7 +95,7 @@ fn ambiguous_key() {
 #[test]
 fn a_key_below_its_custody() {
     let fixture = SoftHsm::fresh();
-    provision::generate(&token(&fixture), "e1", "ec:secp256r1".parse().unwrap()).unwrap();
+    provision::generate(&token::open(&fixture), "e1", "ec:secp256r1".parse().unwrap()).unwrap();
     let mut setup = Setup::new();
     setup.hsm("softhsm", &fixture, "require-sealed");
     setup.key(json!({
