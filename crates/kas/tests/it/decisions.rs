@@ -16,7 +16,7 @@ use kasbah_proto::kas::RewrapResponse;
 use prost_types::value::Kind;
 use serde_json::{Value, json};
 
-use crate::harness::*;
+use crate::{harness::*, rewrap::P224};
 
 const RED: &str = "https://acme.test/attr/team/value/red";
 const BLUE: &str = "https://acme.test/attr/team/value/blue";
@@ -155,6 +155,12 @@ async fn one_question_covers_a_request_and_each_policy_gets_its_answer() {
 #[tokio::test]
 async fn nobody_is_asked_about_what_needs_no_decision() {
     let (server, scripted, key) = serve(Answer::Panic, AccessRules::default()).await;
+    // A client on a curve that nothing can be encrypted to.
+    let mut unanswerable = request_of(&key, &[guarded(&[RED])]);
+    unanswerable["clientPublicKey"] = P224.into();
+    let told = outcomes(&server.rewrap(&unanswerable).await.unwrap());
+    assert_eq!(told, [Err(invalid("invalid request"))]);
+
     let mut broken = request_of(&key, &[guarded(&[RED]), OPEN_POLICY.to_owned()]);
     broken["requests"][0]["keyAccessObjects"][0]["keyAccessObject"]["wrappedKey"] = "".into();
     let outcomes = outcomes(&server.rewrap(&broken).await.unwrap());
