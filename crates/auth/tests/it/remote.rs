@@ -77,6 +77,21 @@ async fn a_configured_jwks_uri_needs_no_discovery() {
     assert_eq!((idp.discoveries(), idp.fetches()), (0, 1));
 }
 
+/// What real issuers publish has room within the bounds.
+#[tokio::test]
+async fn long_documents_are_read() {
+    let signer = Signer::new("1", "ES256");
+    let idp = Idp::new(&[&signer]).await;
+    let discovery = json!({
+        "issuer": idp.issuer(), "jwks_uri": idp.jwks_uri(), "more": "x".repeat(200 << 10),
+    });
+    idp.answer_discovery(Answer::With(200, discovery.to_string().into()));
+    let mut keys: serde_json::Value = serde_json::from_str(&jwks(&[&signer])).unwrap();
+    keys["more"] = "x".repeat(900 << 10).into();
+    idp.answer_jwks(Answer::With(200, keys.to_string().into()));
+    tokens(&idp).verify(&signer.token(&claims(&idp.issuer()))).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_rotation_is_followed() {
     let (old, new) = (Signer::new("1", "ES256"), Signer::new("2", "RS256"));
