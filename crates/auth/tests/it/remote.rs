@@ -182,6 +182,20 @@ async fn a_storm_of_unknown_kids_is_one_fetch() {
 }
 
 #[tokio::test]
+async fn one_after_the_other_makes_no_more_fetches_than_all_at_once() {
+    let (known, unknown) = (Signer::new("1", "ES256"), Signer::new("2", "ES256"));
+    let idp = Idp::new(&[&known]).await;
+    let tokens = tokens(&idp);
+    let claims = claims(&idp.issuer());
+    tokens.verify(&known.token(&claims)).await.unwrap();
+    for _ in 0..10 {
+        let told = refusal(&tokens, &unknown.token(&claims)).await;
+        assert_eq!(told, (RefusalKind::Token, UNKNOWN_KID.to_owned()));
+    }
+    assert_eq!(idp.fetches(), 2);
+}
+
+#[tokio::test]
 async fn a_storm_at_the_start_is_one_fetch() {
     let (known, unknown) = (Signer::new("1", "ES256"), Signer::new("2", "ES256"));
     let idp = Idp::new(&[&known]).await;
