@@ -4,12 +4,13 @@ use std::error::Error;
 
 use prost::Message;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "authorization/v2/authorization.proto",
     "buf/validate/validate.proto",
     "google/rpc/status.proto",
     "kas/kas.proto",
     "kasbah/admin/v1/admin.proto",
+    "policy/attributes/attributes.proto",
     "policy/kasregistry/key_access_server_registry.proto",
     "policy/keymanagement/key_management.proto",
     "policy/unsafe/unsafe.proto",
