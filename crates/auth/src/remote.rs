@@ -1,7 +1,7 @@
 //! Keys of an issuer that are fetched, and how old they may be.
 
 use std::{
-    fmt, mem,
+    fmt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -11,7 +11,7 @@ use kasbah_http::{
     Bytes, Full, Http, Request, RootCertStore, StatusCode, TlsError, Uri, authorities,
     client_config, header::ACCEPT,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::{
     sync::watch,
     time::{self, Instant},
@@ -19,6 +19,7 @@ use tokio::{
 
 use crate::{
     IssuerHealth, KeySetError, KeyState, Refusal, SetupError, TokenRules, json, keys::KeySet,
+    metadata::Metadata,
 };
 
 /// An issuer that fails is left alone for this long.
@@ -73,6 +74,7 @@ type Flight = watch::Receiver<()>;
 
 struct Fetched {
     keys: Arc<Keys>,
+    metadata: Metadata,
     at: Instant,
 }
 
@@ -212,6 +214,17 @@ impl Remote {
         IssuerHealth { issuer: self.issuer.clone(), keys, age }
     }
 
+    /// What the issuer last said of itself; only its name while it was never reached.
+    pub(crate) fn metadata(self: &Arc<Self>) -> Metadata {
+        let mut state = self.state();
+        // To look at the keys is what starts a fetch.
+        let _ = self.look(&mut state);
+        match &state.fetched {
+            Some(fetched) => fetched.metadata.clone(),
+            None => Metadata::of_name(&self.issuer),
+        }
+    }
+
     fn look(self: &Arc<Self>, state: &mut State) -> Option<Arc<Keys>> {
         let age = state.fetched.as_ref().map(|fetched| fetched.at.elapsed());
         if age.is_none_or(|age| age >= self.rules.refresh) {
@@ -254,16 +267,16 @@ impl Remote {
         Ok(flight)
     }
 
-    fn land(&self, outcome: Result<KeySet, (Failure, String)>) {
+    fn land(&self, outcome: Result<(KeySet, Metadata), (Failure, String)>) {
         let mut state = self.state();
         let before = state.failure.map(|(_, failure)| failure);
         match outcome {
-            Ok(set) => {
+            Ok((set, metadata)) => {
                 if before.is_some() {
                     tracing::info!(issuer = self.issuer, "the issuer's keys can be fetched again");
                 }
                 state.failure = None;
-                state.renew(set);
+                state.renew(set, metadata);
             }
             Err((failure, detail)) => {
                 if before != Some(failure) {
@@ -274,21 +287,23 @@ impl Remote {
         }
     }
 
-    async fn fetch(&self) -> Result<KeySet, (Failure, String)> {
+    async fn fetch(&self) -> Result<(KeySet, Metadata), (Failure, String)> {
         let fetched = time::timeout(self.timeout, self.fetch_keys()).await;
         fetched.unwrap_or_else(|_| Err((Failure::Timeout, String::new())))
     }
 
-    async fn fetch_keys(&self) -> Result<KeySet, (Failure, String)> {
-        let uri = match &self.location {
-            Location::Jwks(uri) => uri.clone(),
+    async fn fetch_keys(&self) -> Result<(KeySet, Metadata), (Failure, String)> {
+        let (uri, metadata) = match &self.location {
+            Location::Jwks(uri) => (uri.clone(), Metadata::of_name(&self.issuer)),
             Location::Discovery(uri) => {
                 let document = get(&self.discovery, uri).await?;
-                jwks_uri(&self.issuer, &document).map_err(|failure| (failure, uri.to_string()))?
+                let read = read_discovery(&self.issuer, &document);
+                read.map_err(|failure| (failure, uri.to_string()))?
             }
         };
         let set = KeySet::from_jwks(&get(&self.jwks, &uri).await?);
-        set.map_err(|error| (error.into(), uri.to_string()))
+        let set = set.map_err(|error| (error.into(), uri.to_string()))?;
+        Ok((set, metadata))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -301,7 +316,7 @@ impl State {
         self.flight.clone().filter(|flight| flight.has_changed().is_ok())
     }
 
-    fn renew(&mut self, set: KeySet) {
+    fn renew(&mut self, set: KeySet, metadata: Metadata) {
         let at = Instant::now();
         let keys = match self.fetched.take().map(|fetched| fetched.keys) {
             Some(known) if known.set.is_same(&set) => known,
@@ -310,7 +325,7 @@ impl State {
                 Arc::new(Keys { set, generation })
             }
         };
-        self.fetched = Some(Fetched { keys, at });
+        self.fetched = Some(Fetched { keys, metadata, at });
     }
 }
 
@@ -346,13 +361,15 @@ fn discovery_uri(issuer: &str) -> Option<Uri> {
     is_trusted(issuer, &uri).then_some(uri)
 }
 
-/// `jwks_uri` of a discovery document, section 3.
-fn jwks_uri(issuer: &str, document: &[u8]) -> Result<Uri, Failure> {
-    let mut document = json::object(document).ok_or(Failure::Discovery)?;
-    let mut text = |name| match document.get_mut(name).map(mem::take) {
-        Some(Value::String(text)) => Ok(text),
-        _ => Err(Failure::Discovery),
-    };
+/// A discovery document, section 3: where the keys are, and what else clients may be told.
+fn read_discovery(issuer: &str, document: &[u8]) -> Result<(Uri, Metadata), Failure> {
+    let document = json::object(document).ok_or(Failure::Discovery)?;
+    let uri = jwks_uri(issuer, &document)?;
+    Ok((uri, Metadata::of_discovery(issuer, document)))
+}
+
+fn jwks_uri(issuer: &str, document: &Map<String, Value>) -> Result<Uri, Failure> {
+    let text = |name| document.get(name).and_then(Value::as_str).ok_or(Failure::Discovery);
     if text("issuer")? != issuer {
         return Err(Failure::OtherIssuer);
     }
@@ -402,7 +419,8 @@ mod tests {
     fn keys_of_an_https_issuer_come_by_https() {
         let read = |issuer: &str, uri: &str| {
             let document = serde_json::json!({ "issuer": issuer, "jwks_uri": uri });
-            jwks_uri(issuer, document.to_string().as_bytes()).map(|uri| uri.to_string())
+            let read = read_discovery(issuer, document.to_string().as_bytes());
+            read.map(|(uri, _)| uri.to_string())
         };
         for (issuer, uri) in [
             ("https://a.example", "https://keys.example/jwks"),
@@ -421,7 +439,9 @@ mod tests {
     #[test]
     fn a_discovery_document_is_the_issuers_own() {
         let issuer = "https://a.example";
-        let read = |document: &str| jwks_uri(issuer, document.as_bytes());
+        let read = |document: &str| {
+            read_discovery(issuer, document.as_bytes()).map(|(uri, _)| uri.to_string())
+        };
         for other in ["https://b.example", "https://a.example/", "HTTPS://a.example", ""] {
             let document = serde_json::json!({ "issuer": other, "jwks_uri": "https://a.example/" });
             assert_eq!(read(&document.to_string()), Err(Failure::OtherIssuer), "{other}");

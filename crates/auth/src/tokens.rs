@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::{
-    IssuerSettings, Jws, Refusal, SetupError, TokenRules, TokenVerifier, VerifiedToken,
+    IssuerSettings, Jws, Metadata, Refusal, SetupError, TokenRules, TokenVerifier, VerifiedToken,
     cache::TokenCache,
     claims,
     issuer::{Issuer, Source},
@@ -100,6 +100,16 @@ impl Tokens {
         let mut all: Vec<_> = self.issuers.iter().map(health).collect();
         all.sort_by(|one, other| one.issuer.cmp(&other.issuer));
         all
+    }
+
+    /// What `issuer` says of itself; only its name while it was never reached, and if its keys are in
+    /// the configuration or its `jwks_uri` is. `None` if it is none of these issuers. Waits for nothing,
+    /// and may start a fetch as [`Tokens::prefetch`] does.
+    pub fn metadata(&self, issuer: &str) -> Option<Metadata> {
+        match &self.issuers.get(issuer)?.source {
+            Source::Given(_) => Some(Metadata::of_name(issuer)),
+            Source::Remote(remote) => Some(remote.metadata()),
+        }
     }
 
     /// Verifies at `now`, in seconds since 1970.

@@ -77,6 +77,46 @@ async fn a_configured_jwks_uri_needs_no_discovery() {
     assert_eq!((idp.discoveries(), idp.fetches()), (0, 1));
 }
 
+#[tokio::test]
+async fn what_an_issuer_says_of_itself_is_known_once_it_was_reached() {
+    let signer = Signer::new("1", "ES256");
+    let idp = Idp::new(&[&signer]).await;
+    let issuer = idp.issuer();
+    let document = |token_endpoint: &str| {
+        let document = json!({
+            "issuer": issuer, "jwks_uri": idp.jwks_uri(), "token_endpoint": token_endpoint,
+            "userinfo_endpoint": 7, "more": "x",
+        });
+        idp.answer_discovery(Answer::With(200, document.to_string().into()));
+    };
+    let tokens = tokens(&idp);
+    let members = || {
+        let metadata = tokens.metadata(&issuer).unwrap();
+        serde_json::Value::from(metadata.members().clone())
+    };
+    let known = |token_endpoint: &str| json!({ "issuer": issuer, "jwks_uri": idp.jwks_uri(), "token_endpoint": token_endpoint });
+    let name = json!({ "issuer": issuer });
+    idp.answer_discovery(Answer::With(500, "no".into()));
+    assert_eq!(members(), name);
+    until(|| idp.discoveries() == 1).await;
+    assert_eq!(members(), name);
+
+    // To ask was to start a fetch, and no more than one at a time.
+    document("https://a.example/token");
+    later(Duration::from_secs(2)).await;
+    until(|| members() == known("https://a.example/token")).await;
+    document("https://b.example/token");
+    assert_eq!(members(), known("https://a.example/token"));
+    later(16 * MINUTE).await;
+    until(|| members() == known("https://b.example/token")).await;
+
+    // It stays known while the issuer fails.
+    idp.answer_discovery(Answer::With(500, "no".into()));
+    later(2 * 60 * MINUTE).await;
+    assert_eq!(members(), known("https://b.example/token"));
+    assert_eq!(tokens.metadata("https://other.example"), None);
+}
+
 /// What real issuers publish has room within the bounds.
 #[tokio::test]
 async fn long_documents_are_read() {
