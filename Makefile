@@ -1,5 +1,5 @@
 # The two commands of the README, and the pieces they are made of.
-.PHONY: demo test deps kryoptic tools python provider lint doc fuzz crash bench
+.PHONY: demo test deps kryoptic tools python provider lint doc fuzz crash bench deploy-lint
 
 # Opens a TDF through a throw-away Kasbah. ONCE=1 stops the server afterwards.
 demo:
@@ -33,6 +33,11 @@ provider:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+# Checks deploy/, as far as that goes without Docker, a cluster or a running systemd.
+deploy-lint:
+	./tests/bin/install-deps deploy
+	./tests/bin/lint-deploy
 
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
