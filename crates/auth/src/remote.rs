@@ -24,6 +24,8 @@ use crate::{
 
 /// An issuer that fails is left alone for this long.
 const BACK_OFF: Duration = Duration::from_secs(1);
+/// Longest time to wait for what an issuer says of itself.
+const METADATA_WAIT: Duration = Duration::from_secs(2);
 /// Longest discovery document, in bytes.
 const DISCOVERY_LIMIT: usize = 256 * 1024;
 /// Longest key set, in bytes.
@@ -214,12 +216,14 @@ impl Remote {
         IssuerHealth { issuer: self.issuer.clone(), keys, age }
     }
 
-    /// What the issuer last said of itself; only its name while it was never reached.
-    pub(crate) fn metadata(self: &Arc<Self>) -> Metadata {
-        let mut state = self.state();
-        // To look at the keys is what starts a fetch.
-        let _ = self.look(&mut state);
-        match &state.fetched {
+    /// What the issuer last said of itself; only its name while it was never reached. Waits a moment if
+    /// its keys are not at hand.
+    pub(crate) async fn metadata(self: &Arc<Self>) -> Metadata {
+        if self.at_hand().is_none() {
+            // Whatever comes of it is seen below.
+            let _ = time::timeout(METADATA_WAIT, self.current()).await;
+        }
+        match &self.state().fetched {
             Some(fetched) => fetched.metadata.clone(),
             None => Metadata::of_name(&self.issuer),
         }

@@ -103,12 +103,12 @@ impl Tokens {
     }
 
     /// What `issuer` says of itself; only its name while it was never reached, and if its keys are in
-    /// the configuration or its `jwks_uri` is. `None` if it is none of these issuers. Waits for nothing,
-    /// and may start a fetch as [`Tokens::prefetch`] does.
-    pub fn metadata(&self, issuer: &str) -> Option<Metadata> {
+    /// the configuration or its `jwks_uri` is. `None` if it is none of these issuers. Waits up to two
+    /// seconds for an issuer whose keys are not at hand.
+    pub async fn metadata(&self, issuer: &str) -> Option<Metadata> {
         match &self.issuers.get(issuer)?.source {
             Source::Given(_) => Some(Metadata::of_name(issuer)),
-            Source::Remote(remote) => Some(remote.metadata()),
+            Source::Remote(remote) => Some(remote.metadata().await),
         }
     }
 
