@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,8 +27,12 @@ func compose(r *run) error {
 	if err != nil {
 		return err
 	}
-	if _, err := loadCompose(r, nil); err == nil {
-		r.problem("compose", "it is fine without an issuer, which has to be said")
+	for left := range environment {
+		others := maps.Clone(environment)
+		delete(others, left)
+		if _, err := loadCompose(r, others); err == nil {
+			r.problem("compose", "it is fine without %s, which has to be said", left)
+		}
 	}
 	project, err := loadCompose(r, environment)
 	if err != nil {

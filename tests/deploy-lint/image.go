@@ -86,6 +86,10 @@ func stages(r *run, text []byte) error {
 				if len(command.Health.Test) > 2 {
 					r.checkCommand("image", command.Health.Test[2:])
 				}
+			case *instructions.CopyCommand:
+				if command.From != "" && !targets[command.From] {
+					r.problem("image", "stage %s copies from %s, which is no stage before it", stage.Name, command.From)
+				}
 			case *instructions.CmdCommand:
 				r.checkCommand("image", command.CmdLine)
 			}

@@ -116,6 +116,12 @@ func unitConfig(r *run, unit string) error {
 			return err
 		}
 	}
+	for _, named := range regexp.MustCompile(`credential: ([^ }]+)`).FindAllStringSubmatch(settings, -1) {
+		// It is looked for when the server starts, and not by the check.
+		if _, given := files["/run/credentials/"+named[1]]; !given {
+			r.problem("systemd", "the unit gives the server no credential %s", named[1])
+		}
+	}
 	m.environment = []string{"CREDENTIALS_DIRECTORY=" + m.folder + "/run/credentials"}
 	return r.checkConfig("systemd", m, "/etc/kasbah/kasbah.yaml")
 }
