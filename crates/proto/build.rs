@@ -24,7 +24,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new([&root])?;
     compiler.include_imports(true).include_source_info(false);
     compiler.open_files(FILES)?;
-    let set = prost_types::FileDescriptorSet::decode(&*compiler.encode_file_descriptor_set())?;
+    let descriptors = compiler.encode_file_descriptor_set();
+    std::fs::write(format!("{}/descriptors.bin", std::env::var("OUT_DIR")?), &descriptors)?;
+    let set = prost_types::FileDescriptorSet::decode(&*descriptors)?;
     // The token of a caller does not print; see `src/lib.rs`.
     let mut config = prost_build::Config::new();
     config.skip_debug([".entity.Token"]);

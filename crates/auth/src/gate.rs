@@ -3,7 +3,8 @@ use std::{borrow::Cow, collections::BTreeSet, error::Error as StdError, fmt, syn
 use secrecy::ExposeSecret;
 use tonic::{
     Code, Status,
-    codegen::http::{Extensions, HeaderMap, HeaderName, HeaderValue, request::Parts},
+    codegen::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, request::Parts},
+    metadata::MetadataMap,
     transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
 
@@ -13,8 +14,11 @@ use crate::{
 };
 
 /// Calls that need no token.
-const PUBLIC: [&str; 4] = [
+const PUBLIC: [&str; 7] = [
     "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/kas.AccessService/LegacyPublicKey",
     "/kas.AccessService/PublicKey",
     "/wellknownconfiguration.WellKnownService/GetWellKnownConfiguration",
@@ -33,7 +37,7 @@ pub struct Gate {
 
 /// A call that may go on.
 #[derive(Debug)]
-pub(crate) enum Admitted {
+enum Admitted {
     /// Anybody may make it.
     Public,
     /// Made by this caller; the nonce is to be sent with the answer.
@@ -84,12 +88,47 @@ impl Gate {
         self.tokens.loopback_only()
     }
 
-    /// Decides on a call by what its HTTP request says.
-    pub(crate) async fn admit(&self, parts: &Parts) -> Result<Admitted, Refusal> {
+    /// Whether anybody may make calls to this path, which is `/package.Service/Method`.
+    pub fn is_open(&self, path: &str) -> bool {
+        PUBLIC.contains(&path)
+    }
+
+    /// Lets a call in by what its HTTP request says, and leaves a [`Caller`] in its extensions. The
+    /// path is `/package.Service/Method`. Proofs are about what the client sent, which is `sent` (an
+    /// HTTP method and a path) where the request was rewritten since. Gives a header for the answer.
+    ///
+    /// # Errors
+    /// What the client is told; the metadata are headers.
+    pub async fn let_in(
+        &self,
+        parts: &mut Parts,
+        sent: Option<(&Method, &str)>,
+    ) -> Result<Option<(HeaderName, HeaderValue)>, Status> {
+        match self.admit(parts, sent).await {
+            Ok(Admitted::Public) => Ok(None),
+            Ok(Admitted::Caller { caller, nonce }) => {
+                parts.extensions.insert(*caller);
+                Ok(nonce.and_then(|nonce| header("dpop-nonce", &nonce)))
+            }
+            Err(refusal) => {
+                let mut status = status(&refusal, parts.uri.path());
+                *status.metadata_mut() =
+                    MetadataMap::from_headers(self.challenge(&refusal).into_iter().collect());
+                Err(status)
+            }
+        }
+    }
+
+    async fn admit(
+        &self,
+        parts: &Parts,
+        sent: Option<(&Method, &str)>,
+    ) -> Result<Admitted, Refusal> {
         let path = parts.uri.path();
-        if PUBLIC.contains(&path) {
+        if self.is_open(path) {
             return Ok(Admitted::Public);
         }
+        let (sent_method, sent_path) = sent.unwrap_or((&parts.method, path));
         let mut headers = parts.headers.get_all("authorization").iter();
         let header = headers.next().ok_or(NO_HEADER)?;
         // Whoever stands in front of us may have looked at another one.
@@ -103,8 +142,8 @@ impl Gate {
         let presented = Presented {
             scheme,
             proofs: &proofs(&parts.headers),
-            method: parts.method.as_str(),
-            path,
+            method: sent_method.as_str(),
+            path: sent_path,
             access_token: token.text.expose_secret(),
             certificate: certificate.as_deref(),
         };
@@ -130,7 +169,7 @@ impl Gate {
     }
 
     /// Headers that tell a client what to do about a refusal.
-    pub(crate) fn challenge(&self, refusal: &Refusal) -> Vec<(HeaderName, HeaderValue)> {
+    fn challenge(&self, refusal: &Refusal) -> Vec<(HeaderName, HeaderValue)> {
         let headers = self.proofs.challenge(refusal).into_iter();
         headers.filter_map(|(name, value)| header(name, &value)).collect()
     }
@@ -143,7 +182,7 @@ impl fmt::Debug for Gate {
 }
 
 /// What a client is told of a refusal, which is little; the log is told the reason.
-pub(crate) fn status(refusal: &Refusal, path: &str) -> Status {
+fn status(refusal: &Refusal, path: &str) -> Status {
     let reason = &refusal.reason;
     match refusal.kind {
         RefusalKind::Unavailable => tracing::warn!(%reason, path, "a call cannot be let in"),
@@ -166,7 +205,7 @@ const NO_HEADER: Refusal = Refusal {
     reason: Cow::Borrowed("there is no authorization header"),
 };
 
-pub(crate) fn header(name: &'static str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+fn header(name: &'static str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?))
 }
 

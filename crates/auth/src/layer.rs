@@ -1,4 +1,4 @@
-//! The gate in front of services: a tower layer around all of them.
+//! The gate in front of a tonic server: a tower layer around all services.
 
 use std::{
     convert::Infallible,
@@ -17,10 +17,7 @@ use tonic::{
 };
 use tower_layer::Layer;
 
-use crate::{
-    Gate,
-    gate::{Admitted, header, status},
-};
+use crate::Gate;
 
 /// Puts a [`Gate`] in front of services. Who was let in is in the extensions of the request, as a
 /// [`crate::Caller`].
@@ -83,23 +80,11 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let (mut parts, body) = request.into_parts();
-    let nonce = match gate.admit(&parts).await {
-        Ok(Admitted::Public) => None,
-        Ok(Admitted::Caller { caller, nonce }) => {
-            parts.extensions.insert(*caller);
-            nonce
-        }
-        Err(refusal) => {
-            let mut response = status(&refusal, parts.uri.path()).into_http();
-            response.headers_mut().extend(
-                gate.challenge(&refusal).into_iter().map(|(name, value)| (Some(name), value)),
-            );
-            return Ok(response);
-        }
+    let header = match gate.let_in(&mut parts, None).await {
+        Ok(header) => header,
+        Err(status) => return Ok(status.into_http()),
     };
     let mut response = inner.call(Request::from_parts(parts, body)).await?;
-    if let Some((name, value)) = nonce.and_then(|nonce| header("dpop-nonce", &nonce)) {
-        response.headers_mut().insert(name, value);
-    }
+    response.headers_mut().extend(header.map(|(name, value)| (Some(name), value)));
     Ok(response)
 }

@@ -23,7 +23,7 @@ use std::{
 
 use config::{Environment as Variables, File, FileFormat, Value};
 use kasbah_index::CacheRules;
-use kasbah_trust::{Algorithm, SecretSource};
+use kasbah_trust::{Algorithm, KeyId, SecretSource};
 
 pub(crate) use self::{
     audit::Audit,
@@ -61,6 +61,8 @@ const SECTIONS: [&str; 15] = [
 pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) kas_uri: String,
+    /// A key of the keyring.
+    pub(crate) base_key: Option<KeyId>,
     pub(crate) auth: Auth,
     pub(crate) decisions: Decisions,
     pub(crate) audit: Audit,
@@ -162,7 +164,7 @@ impl Config {
             files,
             secrets: &secrets,
             listen: server.as_ref().map(|server| server.listen),
-            kas_uri: kas.as_ref().map(|(uri, _)| uri.as_str()),
+            kas_uri: kas.as_ref().map(|kas| kas.uri.as_str()),
         };
         let auth = auth::auth(section("auth"), &around_auth, &mut other_secrets, findings);
         let audit = audit::audit(section("audit"), around, &mut other_secrets, findings);
@@ -181,7 +183,7 @@ impl Config {
         for unknown in sections.into_keys() {
             findings.problem::<()>(unknown, format!("unknown key; there are {}", names(SECTIONS)));
         }
-        let (kas_uri, wanted) = kas?;
+        let server::Kas { uri: kas_uri, index: wanted, base_key } = kas?;
         let has_platform = platform.is_some();
         let platform = platform
             .and_then(|node| index::platform(node, around, &kas_uri, &mut other_secrets, findings));
@@ -203,13 +205,17 @@ impl Config {
             );
         }
         match wanted {
-            Wanted::Keyring => warn_of_effectless(&providers, &keyring, findings),
+            Wanted::Keyring => {
+                check_base_key(base_key.as_ref(), &keyring, findings);
+                warn_of_effectless(&providers, &keyring, findings);
+            }
             _ if index.is_some() => refuse_effectless(wanted, &providers, &keyring, findings),
             _ => {}
         }
         Some(Self {
             server: server?,
             kas_uri,
+            base_key,
             auth: auth?,
             decisions: decisions?,
             audit: audit?,
@@ -236,6 +242,15 @@ fn read(text: &str) -> Result<BTreeMap<String, Value>, config::ConfigError> {
         .add_source(variables.try_parsing(true))
         .build()?
         .try_deserialize()
+}
+
+fn check_base_key(base_key: Option<&KeyId>, keyring: &[Key], findings: &mut Findings) {
+    if let Some(kid) = base_key
+        && !keyring.iter().any(|key| key.kid == *kid)
+    {
+        let text = format!("the keyring has no key `{kid}`; it has {}", names(keyring.iter().map(|key| &key.kid)));
+        findings.unknown_name::<()>("kas.base_key", &["keyring"], text);
+    }
 }
 
 fn warn_of_effectless(providers: &[Provider], keyring: &[Key], findings: &mut Findings) {

@@ -22,7 +22,6 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
-use tonic::service::Routes;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -104,15 +103,18 @@ impl Control {
     }
 
     /// The services.
-    pub(crate) fn routes(&self, keys: Arc<KeyService>, audit: Arc<dyn PolicyAudit>) -> Routes {
-        let plane = ControlPlane::new(
+    pub(crate) fn plane(
+        &self,
+        keys: Arc<KeyService>,
+        audit: Arc<dyn PolicyAudit>,
+    ) -> Arc<ControlPlane> {
+        Arc::new(ControlPlane::new(
             self.registry.clone(),
             keys,
             self.kas_uri.clone(),
             audit,
             Arc::new(EntitlementsCheck),
-        );
-        Arc::new(plane).routes()
+        ))
     }
 
     /// Runs in `background` what runs beside requests.

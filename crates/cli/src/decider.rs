@@ -20,14 +20,23 @@ use crate::{
 /// How often it is looked whether a registry has changed, beside hearing of it.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Who decides.
+pub(crate) struct Deciding {
+    /// How.
+    pub(crate) rules: AccessRules,
+    /// This node, if it does.
+    pub(crate) local: Option<Arc<LocalDecisions>>,
+}
+
 /// Builds the rules; what keeps them current runs in `background`.
 pub(crate) async fn rules(
     config: Config,
     registry: Option<&Registry>,
     background: &mut JoinSet<()>,
-) -> Result<AccessRules, Failure> {
+) -> Result<Deciding, Failure> {
     let Config { by, deny_without_attributes, check_binding_after_denial } = config;
-    let decisions: Option<Arc<dyn Decisions>> = match by {
+    let mut platform: Option<Arc<dyn Decisions>> = None;
+    let local = match by {
         Decider::Nobody => None,
         Decider::File { file, entitlements, options } => {
             let local = Arc::new(LocalDecisions::new(*entitlements, options));
@@ -51,10 +60,14 @@ pub(crate) async fn rules(
             Some(local)
         }
         Decider::Platform(connection, settings) => {
-            Some(Arc::new(PlatformDecisions::new(&connection, settings).or_exit(Exit::Usage)?))
+            let decisions = PlatformDecisions::new(&connection, settings).or_exit(Exit::Usage)?;
+            platform = Some(Arc::new(decisions));
+            None
         }
     };
-    Ok(AccessRules { decisions, deny_without_attributes, check_binding_after_denial })
+    let decisions = local.clone().map(|local| local as Arc<dyn Decisions>).or(platform);
+    let rules = AccessRules { decisions, deny_without_attributes, check_binding_after_denial };
+    Ok(Deciding { rules, local })
 }
 
 fn reload(local: &LocalDecisions, file: &Path) {

@@ -8,6 +8,7 @@ mod audit;
 mod audit_log;
 mod bench;
 mod client;
+mod clients;
 mod config;
 mod config_check;
 mod control;

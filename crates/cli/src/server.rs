@@ -1,16 +1,22 @@
 //! From a configuration to a server.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, anyhow};
+use kasbah_access::LocalDecisions;
 use kasbah_audit::AuditLog;
 use kasbah_basic::{BasicFactory, RootKeys};
 use kasbah_crypto::envelope::RootKey;
 use kasbah_index::CachedIndex;
-use kasbah_kas::{AuditSink, Kas, Keyring, ServeError, StderrSink, Tls};
+use kasbah_kas::{AuditSink, Kas, Keyring, ServeError, StderrSink, Tls, TlsMaterial, TlsSource};
 use kasbah_pkcs11::HsmFactory;
 use kasbah_platform::PlatformSource;
-use kasbah_registry::Registry;
+use kasbah_registry::{Registry, services::ControlPlane};
 use kasbah_trust::{KeyIndex, KeyService};
 use secrecy::ExposeSecret;
 use tokio::{
@@ -21,7 +27,8 @@ use tokio::{
 
 use crate::{
     audit_log::{self, ToLog},
-    config::{Config, Decider, KeyIndex as Index, Kind, Private, Provider, TlsSettings},
+    clients::{self, OfRegistry, Told},
+    config::{Config, Decider, KeyIndex as Index, Kind, Private, Provider, Server, TlsSettings},
     control_plane::Control,
     decider,
     exit::{Exit, Failure, OrExit},
@@ -37,6 +44,8 @@ pub(crate) struct Ready {
     signals: [Signal; 2],
     /// The control plane, if it is in this process.
     pub(crate) control: Option<Control>,
+    /// Who decides in this process, until it is served.
+    local: Option<Arc<LocalDecisions>>,
     /// The audit log; `None` for a server that is only looked at.
     audit: Option<AuditLog>,
     /// What runs beside requests.
@@ -63,9 +72,11 @@ pub(crate) async fn build(mut config: Config, declared: Option<&Path>) -> Result
         Index::Platform(platform) => {
             let source = PlatformSource::new(*platform).or_exit(Exit::Usage)?;
             let index = CachedIndex::new(Arc::new(source), config.cache);
-            let log = audit_log::open(&config.audit)?;
+            let (told, log) = (Told::of(&config), audit_log::open(&config.audit)?);
             let mut ready = assemble(config, Arc::clone(&index) as _, None, Some(log)).await?;
             ready.background.spawn(async move { index.watch().await });
+            // Which key access servers there are, and which base key, the platform says.
+            ready.kas = told.serve(ready.kas, None, ready.local.take());
             Ok(ready)
         }
     }
@@ -75,9 +86,12 @@ async fn with_keyring(config: Config) -> Result<Ready, Failure> {
     let keys = keyring::keys(&config)?;
     let index = Keyring::new(&config.kas_uri, keys.clone()).or_exit(Exit::Usage)?;
     let providers = config.providers.clone();
-    let log = audit_log::open(&config.audit)?;
-    let ready = assemble(config, Arc::new(index), None, Some(log)).await?;
+    let (told, log) = (Told::of(&config), audit_log::open(&config.audit)?);
+    let base_key = config.base_key.clone();
+    let mut ready = assemble(config, Arc::new(index), None, Some(log)).await?;
     keyring::prove(&ready.key_service(), keys, &providers).await?;
+    let (kas, base_key) = clients::one_kas(ready.kas, base_key);
+    ready.kas = told.serve(kas, Some(base_key), ready.local.take());
     Ok(ready)
 }
 
@@ -92,13 +106,16 @@ pub(crate) async fn look(mut config: Config) -> Result<Ready, Failure> {
 }
 
 async fn with_registry(config: Config, control: Control) -> Result<Ready, Failure> {
-    let (index, log) = (control.index(), audit_log::open(&config.audit)?);
+    let (told, log) = (Told::of(&config), audit_log::open(&config.audit)?);
+    let index = control.index();
     let mut ready = assemble(config, index, Some(control), Some(log.clone())).await?;
     if let Some(control) = &ready.control {
         let audit = Arc::new(ToLog::new(log, None));
-        let routes = control.routes(ready.key_service(), audit);
+        let plane = control.plane(ready.key_service(), audit);
         control.run_in(&mut ready.background)?;
-        ready.kas = ready.kas.beside(routes);
+        let kas = ready.kas.beside(Arc::clone(&plane).routes(), &ControlPlane::SERVICES);
+        let base_key = Arc::new(OfRegistry(plane));
+        ready.kas = told.serve(kas, Some(base_key), ready.local.take());
     }
     Ok(ready)
 }
@@ -114,7 +131,7 @@ async fn assemble(
     let pins = config.pins();
     let mut background = JoinSet::new();
     let registry = control.as_ref().map(|control| &control.registry);
-    let access = decider::rules(config.decisions, registry, &mut background).await?;
+    let deciding = decider::rules(config.decisions, registry, &mut background).await?;
     let min_proofs = config.auth.min_proofs.clone();
     let (clock_skew, srt_lifetime) = (config.auth.clock_skew, config.auth.srt_lifetime);
     let gate = gate::gate(config.auth, registry.map(Registry::database)).await?;
@@ -128,10 +145,10 @@ async fn assemble(
         .unknown_managers(config.rules.unknown)
         .key_index(index)
         .gate(Arc::new(gate))
-        .access(access)
+        .access(deciding.rules)
         .min_proof(min_proofs)
         .clock_skew(clock_skew)
-        .limits(config.server.limits)
+        .limits(config.server.limits.clone())
         .audit(sink)
         .key_manager(
             kasbah_pkcs11::MANAGER,
@@ -148,26 +165,56 @@ async fn assemble(
             .key_manager(kasbah_basic::MANAGER, &kasbah_basic::ALGORITHMS, basic)
             .default_manager(kasbah_basic::MANAGER);
     }
-    let mut kas = builder.build().or_exit(Exit::Usage)?;
-    if let Some(settings) = config.server.tls {
-        kas = kas.tls(tls(settings)?);
-    }
+    let kas = with_door(builder.build().or_exit(Exit::Usage)?, config.server)?;
     let signals = [
         signal(SignalKind::terminate()).or_exit(Exit::Unavailable)?,
         signal(SignalKind::interrupt()).or_exit(Exit::Unavailable)?,
     ];
-    Ok(Ready { kas, signals, control, audit, background })
+    Ok(Ready { kas, signals, control, local: deciding.local, audit, background })
+}
+
+/// How clients come in.
+fn with_door(mut kas: Kas, server: Server) -> Result<Kas, Failure> {
+    if let Some(settings) = server.tls {
+        kas = kas.tls(tls(settings)?);
+    }
+    if let Some(cors) = server.cors {
+        kas = kas.cors(cors);
+    }
+    if let Some(prefix) = server.rest {
+        kas = kas.rest(prefix);
+    }
+    if let Some(prefix) = server.prefix {
+        kas = kas.prefix(prefix);
+    }
+    Ok(kas)
 }
 
 fn tls(settings: TlsSettings) -> Result<Tls, Failure> {
-    let (name, source) = settings.private_key;
-    let private_key = source.read().with_context(|| format!("secrets.{name}"));
-    Ok(Tls {
-        certificates: settings.certificates,
-        private_key: private_key.or_exit(Exit::Usage)?,
-        client_authorities: settings.client_authorities,
-        client_certificate_required: settings.client_certificate_required,
-    })
+    let required = settings.client_certificate_required;
+    Tls::new(Arc::new(settings), required).context("server.tls").or_exit(Exit::Usage)
+}
+
+impl TlsSource for TlsSettings {
+    fn load(&self) -> Result<TlsMaterial, String> {
+        let read = |file: &Path| {
+            std::fs::read_to_string(file)
+                .map_err(|error| format!("cannot read {} ({error})", file.display()))
+        };
+        let (name, source) = &self.private_key;
+        let private_key = source.read().map_err(|error| format!("secrets.{name}: {error}"))?;
+        Ok(TlsMaterial {
+            certificates: read(&self.certificate_file)?,
+            private_key,
+            client_authorities: self.client_ca_file.as_deref().map(read).transpose()?,
+        })
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let certificates = [Some(&self.certificate_file), self.client_ca_file.as_ref()];
+        let files = certificates.into_iter().flatten().cloned();
+        files.chain(self.private_key.1.file()).collect()
+    }
 }
 
 impl Ready {
@@ -207,7 +254,7 @@ impl Ready {
         }
         served.map_err(|error| match error {
             ServeError::NotLoopback(_) => Failure::new(Exit::Usage, error),
-            ServeError::Listener(_) | ServeError::Transport(_) => {
+            ServeError::Listener(_) | ServeError::Descriptors(_) => {
                 Failure::new(Exit::Unavailable, error)
             }
         })

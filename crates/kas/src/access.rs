@@ -1,12 +1,14 @@
-use std::{fmt, panic::AssertUnwindSafe, sync::Arc};
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures_util::FutureExt;
 use kasbah_access::{DecisionError, Decisions, Question, Subject};
 use kasbah_auth::Caller;
+use kasbah_telemetry::instruments;
 use kasbah_trust::{Deadline, Error, PublicKey};
 use tokio::time::timeout_at;
+use tracing::instrument;
 
-use crate::{edge::Fault, policy::Policy};
+use crate::{AuditOutcome, edge::Fault, policy::Policy};
 
 /// Evidence that a caller may have one data key of one policy re-encrypted to one recipient.
 ///
@@ -89,6 +91,14 @@ impl Verdict {
         self.granted(&nobody.0, expires)
     }
 
+    fn count(&self) {
+        instruments().decision(match &self.permit {
+            Ok(Permit) => "permit",
+            Err(fault) if fault.outcome == AuditOutcome::Denied => "deny",
+            Err(fault) => fault.outcome.as_str(),
+        });
+    }
+
     fn granted(&self, recipient: &PublicKey, expires: Deadline) -> AccessGranted {
         AccessGranted {
             policy: Arc::clone(&self.policy),
@@ -116,6 +126,7 @@ impl Nobody {
 }
 
 /// Decides on policies, all with one question; one verdict for each, in order.
+#[instrument(name = "decide", skip_all, fields(policies = policies.len()))]
 pub(crate) async fn decide(
     rules: &AccessRules,
     caller: &Caller,
@@ -134,7 +145,9 @@ pub(crate) async fn decide(
             answers.next().unwrap_or((Err(Fault::FORBIDDEN), Vec::new()))
         };
         let subject = caller.token.subject.clone();
-        Verdict { permit, obligations, policy: Arc::clone(&policy.text), subject }
+        let verdict = Verdict { permit, obligations, policy: Arc::clone(&policy.text), subject };
+        verdict.count();
+        verdict
     };
     policies.iter().map(verdict).collect()
 }
@@ -169,7 +182,10 @@ async fn answers(
     };
     let question =
         Question { subject: &subject, resources, fulfillable, deadline: deadline.instant() };
-    match ask(decisions.as_ref(), question).await {
+    let asked = Instant::now();
+    let decided = ask(decisions.as_ref(), question).await;
+    instruments().decided(if decided.is_ok() { "answered" } else { "failed" }, asked.elapsed());
+    match decided {
         Ok(decided) => decided
             .into_iter()
             .map(|decision| {

@@ -8,6 +8,7 @@ use std::{
 
 use kasbah_audit::{NotKept, Receipt};
 use kasbah_auth::Proof;
+use kasbah_telemetry::{Rewrap, instruments};
 use kasbah_trust::{Algorithm, Custody, Designation};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -155,6 +156,15 @@ impl AuditEvent {
         })
     }
 
+    fn count(&self) {
+        instruments().rewrap(Rewrap {
+            outcome: self.outcome.as_str(),
+            key_type: self.algorithm.map_or("unknown", Algorithm::as_str),
+            manager: self.manager.as_ref().map_or("none", |manager| &manager.manager),
+            custody: self.custody.map_or("none", |custody| custody.level.as_str()),
+        });
+    }
+
     fn metadata(&self) -> Value {
         let manager = self.manager.as_ref();
         json!({
@@ -253,6 +263,7 @@ impl OpenEvent {
         self.event.time = OffsetDateTime::now_utc();
         self.event.latency_us =
             u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.event.count();
         self.sink.record(&self.event)
     }
 }

@@ -59,7 +59,7 @@ impl Remembered {
         // Anybody may ask, so one at a time: who waited takes what was read meanwhile.
         let mut known = self.known.lock().await;
         if let Some((began, key)) = &known.read
-            && *began >= asked
+            && *began > asked
         {
             return Ok(key.clone());
         }

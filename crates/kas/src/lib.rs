@@ -1,6 +1,7 @@
-//! The data plane of a Key Access Server: `kas.AccessService` over gRPC.
+//! The data plane of a Key Access Server: `kas.AccessService`, in every protocol of its clients.
 //!
-//! Start at [`Kas::builder`]. A request passes the gate (`kasbah_auth`), `server` (limits), `rewrap`
+//! Start at [`Kas::builder`]. A request passes the edge (`kasbah_edge`), which asks the gate
+//! (`kasbah_auth`), `server` (limits), `rewrap`
 //! (the checks, in order), `access` (the decision) and only then a key manager. `edge` is the one
 //! module that knows status codes and public texts.
 //!
@@ -28,7 +29,9 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod attributes;
 mod audit;
+mod base_key;
 mod body;
 mod builder;
 mod check;
@@ -37,22 +40,30 @@ mod edge;
 mod encoding;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod hand_out;
 mod keyring;
 mod limits;
 mod min_proof;
+mod one_kas;
 mod policy;
 mod public_key;
 mod redeem;
+mod rest;
 mod rewrap;
 mod server;
 mod srt;
-mod tls;
+mod well_known;
 
 pub use access::{AccessGranted, AccessRules};
+pub use attributes::Attributes;
 pub use audit::{AuditEvent, AuditOutcome, AuditSink, MemorySink, StderrSink};
+pub use base_key::BaseKey;
 pub use builder::{BuildError, KasBuilder};
+pub use kasbah_edge::{Cors, Tls, TlsError, TlsMaterial, TlsSource};
 pub use keyring::{Keyring, KeyringError};
 pub use limits::Limits;
 pub use min_proof::MinProof;
+pub use one_kas::OneKas;
 pub use server::{Kas, ServeError};
-pub use tls::Tls;
+
+pub use well_known::{Idp, WellKnown};

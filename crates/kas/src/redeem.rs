@@ -9,9 +9,10 @@ use kasbah_trust::{
     PublicKey, Recipient, Result, RewrapRequest, RewrappedKey, WrappedDek,
 };
 use tokio::time::timeout_at;
+use tracing::{Span, instrument};
 
 use crate::{
-    AccessGranted, MinProof,
+    AccessGranted, AuditOutcome, MinProof,
     check::Checked,
     edge::{Fault, report},
 };
@@ -146,7 +147,19 @@ pub(crate) fn in_host(client: &PublicKey) -> Result<Recipient, Fault> {
 ///
 /// A candidate that cannot decrypt says nothing about the next. When none can, a candidate that
 /// could not be asked matters more than one that refused: the key may have been there.
+#[instrument(name = "redeem", skip_all, fields(kid, manager, outcome))]
 pub(crate) async fn redeem(
+    resolved: Resolved,
+    recipient: &Recipient,
+    deadline: Deadline,
+) -> Result<Redeemed, Fault> {
+    let redeemed = redeem_by_first(resolved, recipient, deadline).await;
+    let outcome = redeemed.as_ref().map_or_else(|fault| fault.outcome, |_| AuditOutcome::Success);
+    Span::current().record("outcome", outcome.as_str());
+    redeemed
+}
+
+async fn redeem_by_first(
     resolved: Resolved,
     recipient: &Recipient,
     deadline: Deadline,
@@ -154,6 +167,8 @@ pub(crate) async fn redeem(
     let Resolved { granted, wrapped, binding, candidates, mut untried } = resolved;
     granted.check(&recipient.client_key()).map_err(|error| report(&error))?;
     for used in candidates {
+        let manager = &*used.lease.designation().manager;
+        Span::current().record("kid", used.key.kid.as_str()).record("manager", manager);
         let request = RewrapRequest {
             key: &used.key,
             wrapped: &wrapped,

@@ -14,10 +14,12 @@ use kasbah_crypto::PublicKeyError;
 use kasbah_proto::kas::{
     KeyAccessRewrapResult, PolicyRewrapResult, RewrapResponse, key_access_rewrap_result,
 };
+use kasbah_telemetry::instruments;
 use kasbah_trust::{Deadline, KeyDetails, Lease, PublicKey, Recipient, RewrappedKey};
 use prost_types::{ListValue, Value, value::Kind};
 use time::OffsetDateTime;
 use tokio::time::timeout_at;
+use tracing::instrument;
 use uuid::Uuid;
 
 use crate::{
@@ -80,11 +82,13 @@ struct Read {
 
 /// Answers one request. Faults of single key access objects are in the answer; what fails here is
 /// the request as a whole.
+#[instrument(name = "rewrap", skip_all)]
 pub(crate) async fn rewrap(
     parts: &Parts,
     call: &Call,
     token: &str,
 ) -> Result<RewrapResponse, Fault> {
+    let _under_way = instruments().rewrap_request(call.started);
     let Read { body, client, fulfillable } =
         read(parts, call, token).inspect_err(|fault| refuse(parts, call, fault))?;
     let granted = grant_all(parts, call, &body, client.as_ref(), &fulfillable).await;

@@ -5,42 +5,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kasbah_auth::{Caller, GateLayer};
+use axum::Router;
+use http::HeaderMap;
+use kasbah_auth::{Caller, Gate};
+use kasbah_edge::{AsSent, Cors, DescriptorError, Edge, Guard, Tls};
 use kasbah_proto::kas::{
     LegacyPublicKeyRequest, PublicKeyRequest, PublicKeyResponse, RewrapRequest, RewrapResponse,
     access_service_server::{AccessService, AccessServiceServer},
 };
 use kasbah_trust::{Deadline, KeyService};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
-use tonic::{
-    Request, Response, Status, async_trait,
-    metadata::MetadataMap,
-    service::Routes,
-    transport::{Error as TransportError, Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, async_trait, metadata::MetadataMap, service::Routes};
 use uuid::Uuid;
 
 use crate::{
-    KasBuilder, Limits, Tls,
+    KasBuilder,
     builder::Parts,
     context,
     edge::{Fault, missing_access_token},
-    public_key,
+    public_key, rest,
     rewrap::{Call, refuse, rewrap},
 };
 
-/// How much longer than a request may take its connection is kept for it, so that the answer that
-/// says so still gets out.
-const ANSWER_GRACE: Duration = Duration::from_secs(1);
-
-/// How often an idle connection is asked whether its client is still there.
-const KEEPALIVE: Duration = Duration::from_mins(1);
+/// The service of the data plane.
+const SERVICE: &str = "kas.AccessService";
 
 /// A Key Access Server.
 #[derive(Debug)]
 pub struct Kas {
     parts: Arc<Parts>,
-    beside: Routes,
+    door: Door,
+}
+
+/// What is served beside the data plane, and how.
+#[derive(Debug, Default)]
+struct Door {
+    routes: Routes,
+    services: Vec<&'static str>,
+    descriptors: Vec<&'static [u8]>,
+    http: Router,
+    cors: Option<Cors>,
+    prefix: Option<String>,
+    rest: Option<String>,
     tls: Option<Tls>,
 }
 
@@ -56,9 +62,9 @@ pub enum ServeError {
          only; listen on 127.0.0.1 or configure who issues tokens"
     )]
     NotLoopback(SocketAddr),
-    /// The transport failed.
-    #[error("the gRPC server failed")]
-    Transport(#[from] TransportError),
+    /// A service beside the data plane was given with descriptors that are none.
+    #[error("the services cannot be served")]
+    Descriptors(#[from] DescriptorError),
 }
 
 impl Kas {
@@ -68,20 +74,61 @@ impl Kas {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), beside: Routes::default(), tls: None }
+        Self { parts: Arc::new(parts), door: Door::default() }
     }
 
-    /// Serves `routes` too, on the same listener.
+    /// Serves `routes` too, behind the gate: the services with these full names, such as
+    /// `policy.kasregistry.KeyAccessServerRegistryService`.
     #[must_use]
-    pub fn beside(mut self, routes: Routes) -> Self {
-        self.beside = routes;
+    pub fn beside(mut self, routes: Routes, services: &[&'static str]) -> Self {
+        // Two fallbacks do not merge, and the edge calls only what there is.
+        let more = routes.into_axum_router().reset_fallback();
+        let router = self.door.routes.into_axum_router().merge(more);
+        self.door.routes = router.into();
+        self.door.services.extend(services);
+        self
+    }
+
+    /// Describes services of [`Kas::beside`] that are not in `kasbah_proto`, by a
+    /// `google.protobuf.FileDescriptorSet`.
+    #[must_use]
+    pub fn describe(mut self, descriptors: &'static [u8]) -> Self {
+        self.door.descriptors.push(descriptors);
+        self
+    }
+
+    /// Serves plain HTTP routes too. The gate does not look at them.
+    #[must_use]
+    pub fn http(mut self, router: Router) -> Self {
+        self.door.http = self.door.http.merge(router);
+        self
+    }
+
+    /// Lets pages of other origins call.
+    #[must_use]
+    pub fn cors(mut self, cors: Cors) -> Self {
+        self.door.cors = Some(cors);
+        self
+    }
+
+    /// Serves every method below a path such as `/kas`, too.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.door.prefix = Some(prefix.into());
+        self
+    }
+
+    /// Serves the REST routes of old clients below a path, which is `/kas` in their eyes.
+    #[must_use]
+    pub fn rest(mut self, prefix: impl Into<String>) -> Self {
+        self.door.rest = Some(prefix.into());
         self
     }
 
     /// Serves by TLS.
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
-        self.tls = Some(tls);
+        self.door.tls = Some(tls);
         self
     }
 
@@ -95,8 +142,7 @@ impl Kas {
         Arc::clone(&self.parts.keys)
     }
 
-    /// Serves gRPC on `listener`, by TLS if [`Kas::tls`] was set, until `shutdown` completes. Then it accepts nothing
-    /// new, lets requests under way finish until [`Limits::drain_timeout`], and closes the key
+    /// Serves all protocols on `listener` until `shutdown` completes. Then it accepts nothing new, lets requests under way finish until [`Limits::drain_timeout`], and closes the key
     /// managers.
     ///
     /// # Errors
@@ -130,47 +176,64 @@ impl Kas {
         if self.parts.gate.loopback_only() && !address.ip().is_loopback() {
             return Err(ServeError::NotLoopback(address));
         }
-        tracing::info!(%address, uri = self.uri(), "serving");
-        let Self { parts, beside, tls } = self;
-        let (limits, gate) = (parts.limits.clone(), Arc::clone(&parts.gate));
-        let service = AccessServiceServer::new(Access::new(parts))
-            .max_decoding_message_size(limits.message_bytes);
+        tracing::info!(%address, uri = self.uri(), tls = self.door.tls.is_some(), "serving");
+        let drain_timeout = self.parts.limits.drain_timeout;
+        let edge = edge(self.parts, self.door)?;
         let stopping = Semaphore::new(0);
         let signal = async {
             shutdown.await;
             tracing::info!("stopping");
             stopping.close();
         };
-        let serving = transport(&limits, tls.as_ref())?
-            .layer(GateLayer::new(gate))
-            .add_routes(beside.add_service(service))
-            .serve_with_incoming_shutdown(incoming(listener), signal);
         tokio::select! {
-            served = serving => Ok(served?),
-            () = drained(&stopping, limits.drain_timeout) => {
+            () = edge.serve(listener, signal) => {}
+            () = drained(&stopping, drain_timeout) => {
                 tracing::warn!("requests were still under way at the end of the drain timeout");
-                Ok(())
             }
         }
+        Ok(())
     }
 }
 
-fn transport(limits: &Limits, tls: Option<&Tls>) -> Result<Server, TransportError> {
-    let server = Server::builder()
-        .timeout(limits.request_timeout + ANSWER_GRACE)
-        .max_concurrent_streams(limits.streams_per_connection)
-        .http2_max_header_list_size(limits.header_bytes)
-        .http2_keepalive_interval(Some(KEEPALIVE));
-    match tls {
-        Some(tls) => server.tls_config(tls.config()),
-        None => Ok(server),
-    }
+fn edge(parts: Arc<Parts>, door: Door) -> Result<Edge, DescriptorError> {
+    let limits = parts.limits.edge();
+    let guard = Arc::new(AtGate(Arc::clone(&parts.gate)));
+    let message_bytes = limits.message_bytes;
+    let service =
+        AccessServiceServer::new(Access::new(parts)).max_decoding_message_size(message_bytes);
+    let services: Vec<_> = door.services.into_iter().chain([SERVICE]).collect();
+    let descriptors: Vec<_> =
+        door.descriptors.into_iter().chain([kasbah_proto::DESCRIPTORS]).collect();
+    let routes = door.routes.add_service(service);
+    let edge = Edge::new(routes, &services, &descriptors, guard, limits)?
+        .http(door.http)
+        .cors(door.cors)
+        .prefix(door.prefix)
+        .tls(door.tls);
+    Ok(match door.rest {
+        Some(prefix) => {
+            let rest = rest::router(edge.call(), &prefix, message_bytes);
+            edge.http(rest)
+        }
+        None => edge,
+    })
 }
 
-/// Answers are small: held back until the client acknowledges what came before, each would take
-/// 40 ms longer.
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+/// The gate, as the edge asks it.
+struct AtGate(Arc<Gate>);
+
+#[async_trait]
+impl Guard for AtGate {
+    async fn admit(&self, parts: &mut http::request::Parts) -> Result<HeaderMap, Status> {
+        let sent = parts.extensions.remove::<AsSent>();
+        let sent = sent.as_ref().map(|sent| (&sent.method, sent.path.as_str()));
+        let header = self.0.let_in(parts, sent).await?;
+        Ok(header.into_iter().collect())
+    }
+
+    fn is_open(&self, path: &str) -> bool {
+        self.0.is_open(path)
+    }
 }
 
 /// Completes `drain_timeout` after `stopping` was closed.

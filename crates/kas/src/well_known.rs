@@ -68,14 +68,10 @@ impl WellKnown {
     /// What is known of any node that serves `keys`: no issuer, no base key, proofs as they are
     /// accepted if nothing is set.
     pub fn new(keys: Arc<KeyService>) -> Self {
-        let known = Self {
-            keys,
-            idp: None,
-            dpop_algorithms: Vec::new(),
-            dpop_nonce_required: false,
-            base_key: None,
-        };
-        known.dpop(&DpopSettings::default())
+        let dpop = DpopSettings::default();
+        let (dpop_algorithms, dpop_nonce_required) = (Vec::new(), false);
+        Self { keys, idp: None, dpop_algorithms, dpop_nonce_required, base_key: None }
+            .dpop(dpop.algorithms, dpop.require_nonce)
     }
 
     /// Sends clients to this issuer.
@@ -84,13 +80,12 @@ impl WellKnown {
         Self { idp: Some(idp), ..self }
     }
 
-    /// Says which proofs of possession are accepted.
+    /// Says with which algorithms proofs of possession may be signed, and whether they need a nonce.
     #[must_use]
-    pub fn dpop(self, settings: &DpopSettings) -> Self {
-        let mut dpop_algorithms = settings.algorithms.clone();
-        dpop_algorithms.sort_unstable();
-        dpop_algorithms.dedup();
-        Self { dpop_algorithms, dpop_nonce_required: settings.require_nonce, ..self }
+    pub fn dpop(self, mut algorithms: Vec<String>, nonce_required: bool) -> Self {
+        algorithms.sort_unstable();
+        algorithms.dedup();
+        Self { dpop_algorithms: algorithms, dpop_nonce_required: nonce_required, ..self }
     }
 
     /// Says what the base key is. While it cannot be read the one that was read before is given, for
@@ -120,7 +115,7 @@ impl WellKnown {
         }
         if let Some(idp) = &self.idp {
             add("platform_issuer", idp.issuer.as_str().into());
-            add("idp", idp.members().into());
+            add("idp", idp.members().await.into());
         }
         add("health", json!({ "endpoint": "/healthz" }));
         add("supports_dpop", true.into());
@@ -141,8 +136,8 @@ impl WellKnown {
 }
 
 impl Idp {
-    fn members(&self) -> Map<String, Value> {
-        let known = self.tokens.metadata(&self.issuer);
+    async fn members(&self) -> Map<String, Value> {
+        let known = self.tokens.metadata(&self.issuer).await;
         let mut members = known.map(|known| known.members().clone()).unwrap_or_default();
         members.insert("issuer".to_owned(), self.issuer.as_str().into());
         if let Some(endpoint) = &self.token_endpoint {

@@ -19,6 +19,10 @@ mod generated {
 
 pub use generated::*;
 
+/// The descriptors of all messages and services: a `google.protobuf.FileDescriptorSet`, with
+/// options.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Leaves out the token.
 impl fmt::Debug for entity::Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,7 +11,6 @@ pub(crate) mod key_management;
 mod reconcile;
 pub(crate) mod requests;
 mod unsafe_keys;
-mod well_known;
 
 use std::{
     collections::HashSet,
@@ -20,14 +19,15 @@ use std::{
 };
 
 use kasbah_proto::{
-    kasbah::admin::v1::admin_service_server::AdminServiceServer,
+    kasbah::admin::v1::admin_service_server::{self, AdminServiceServer},
     policy::{
         KeyMode, PageRequest, SimpleKasKey,
-        kasregistry::key_access_server_registry_service_server::KeyAccessServerRegistryServiceServer,
-        keymanagement::key_management_service_server::KeyManagementServiceServer,
-        r#unsafe::unsafe_service_server::UnsafeServiceServer,
+        kasregistry::key_access_server_registry_service_server::{
+            self, KeyAccessServerRegistryServiceServer,
+        },
+        keymanagement::key_management_service_server::{self, KeyManagementServiceServer},
+        r#unsafe::unsafe_service_server::{self, UnsafeServiceServer},
     },
-    wellknownconfiguration::well_known_service_server::WellKnownServiceServer,
 };
 use kasbah_trust::{Custody, Deadline, KeyService, KeyStatus};
 use tonic::service::Routes;
@@ -63,6 +63,14 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
+    /// Full names of the services.
+    pub const SERVICES: [&str; 4] = [
+        admin_service_server::SERVICE_NAME,
+        key_access_server_registry_service_server::SERVICE_NAME,
+        key_management_service_server::SERVICE_NAME,
+        unsafe_service_server::SERVICE_NAME,
+    ];
+
     /// The services over `registry`, of a node that serves the keys of `kas_uri` with `keys`.
     /// Documents of entitlements must pass `documents`.
     pub fn new(
@@ -89,9 +97,6 @@ impl ControlPlane {
             UnsafeServiceServer::from_arc(Arc::clone(&self)).max_decoding_message_size(max),
         )
         .add_service(
-            WellKnownServiceServer::from_arc(Arc::clone(&self)).max_decoding_message_size(max),
-        )
-        .add_service(
             AdminServiceServer::new(admin::Admin(self))
                 .max_decoding_message_size(MAX_ADMIN_REQUEST),
         );
@@ -109,6 +114,17 @@ impl ControlPlane {
         }
         let Some(details) = convert::key_details(key)? else { return Ok(None) };
         Ok(Some(self.keys.prove(&details, Deadline::after(PROBE_TIMEOUT)).await))
+    }
+
+    /// The base key, if clients may be given it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database cannot be asked.
+    pub async fn base_key(&self) -> Result<Option<SimpleKasKey>> {
+        match self.registry.base_key().await? {
+            Some(key) if self.may_be_given(&key).await => Ok(Some(convert::simple_key(key))),
+            _ => Ok(None),
+        }
     }
 
     /// Whether clients may be given a key: it is active, and the private part is this node's.

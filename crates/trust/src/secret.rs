@@ -41,6 +41,17 @@ impl SecretSource {
         Ok(SecretString::from(Box::<str>::from(text)))
     }
 
+    /// The file that it is in, if it is in one.
+    pub fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Credential(name) => {
+                Some(PathBuf::from(env::var_os("CREDENTIALS_DIRECTORY")?).join(name))
+            }
+            Self::Command(_) | Self::Env(_) => None,
+        }
+    }
+
     fn bytes(&self) -> Result<Vec<u8>, String> {
         match self {
             Self::File(path) => fs::read(path).map_err(|error| error.to_string()),

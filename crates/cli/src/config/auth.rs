@@ -13,7 +13,7 @@ use kasbah_auth::{
     ClaimNames, DevTokens, DpopSettings, IssuerSettings, KeySource, MemoryReplay, Proof, Proofs,
     RolePolicy, SetupError, TokenRules, TokenVerifier, Tokens,
 };
-use kasbah_kas::MinProof;
+use kasbah_kas::{Idp, MinProof};
 use kasbah_trust::SecretSource;
 use serde::Deserialize;
 
@@ -33,6 +33,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Auth {
     pub(crate) tokens: Arc<dyn TokenVerifier>,
+    /// Where clients are sent for tokens; `None` if any token will do.
+    pub(crate) idp: Option<Idp>,
     /// Issuers that do not say who has which role.
     pub(crate) without_roles: Vec<String>,
     pub(crate) clock_skew: Duration,
@@ -93,6 +95,7 @@ struct RawAuth {
     jwks_file: Option<PathBuf>,
     public_key_file: Option<PathBuf>,
     jwks_uri: Option<String>,
+    token_endpoint: Option<String>,
     ca_file: Option<PathBuf>,
     issuers: Option<Value>,
     clock_skew_seconds: Option<u64>,
@@ -115,6 +118,7 @@ struct RawIssuer {
     jwks_file: Option<PathBuf>,
     public_key_file: Option<PathBuf>,
     jwks_uri: Option<String>,
+    token_endpoint: Option<String>,
     ca_file: Option<PathBuf>,
     gives_roles: Option<bool>,
 }
@@ -177,11 +181,11 @@ pub(crate) fn auth(
     if srt_lifetime.is_some_and(|lifetime| lifetime.is_zero()) {
         findings.problem::<()>("auth.srt_lifetime_seconds", "must be at least 1");
     }
-    let (tokens, without_roles): (Arc<dyn TokenVerifier>, _) = match raw.mode.as_str() {
-        "dev" => (Arc::new(dev(&raw, around.listen, findings)?), Vec::new()),
+    let (tokens, idp, without_roles): (Arc<dyn TokenVerifier>, _, _) = match raw.mode.as_str() {
+        "dev" => (Arc::new(dev(&raw, around.listen, findings)?), None, Vec::new()),
         "jwt" | "oidc" => {
-            let (tokens, without_roles) = tokens(raw, rules?, around.files, findings)?;
-            (Arc::new(tokens), without_roles)
+            let (idp, without_roles) = tokens(raw, rules?, around.files, findings)?;
+            (Arc::clone(&idp.tokens) as _, Some(idp), without_roles)
         }
         _ => return findings.problem("auth.mode", "expected `oidc`, `jwt` or `dev`"),
     };
@@ -191,6 +195,7 @@ pub(crate) fn auth(
     let clock_skew = rules?.skew;
     Some(Auth {
         tokens,
+        idp,
         without_roles,
         clock_skew,
         dpop,
@@ -230,14 +235,14 @@ fn rules(raw: &RawAuth, findings: &mut Findings) -> Option<TokenRules> {
     Some(rules)
 }
 
-/// Reads who issues tokens, one issuer in `auth` itself or several in `auth.issuers`; and which of
-/// them do not say who has which role.
+/// Reads who issues tokens, one issuer in `auth` itself or several in `auth.issuers`, of which clients are
+/// sent to the first; and which of them do not say who has which role.
 fn tokens(
     raw: RawAuth,
     rules: TokenRules,
     files: &Files,
     findings: &mut Findings,
-) -> Option<(Tokens, Vec<String>)> {
+) -> Option<(Idp, Vec<String>)> {
     let timeout = raw.fetch_timeout_seconds.map_or(FETCH_TIMEOUT, Duration::from_secs);
     let discovers = raw.mode == "oidc";
     let own = RawIssuer {
@@ -247,6 +252,7 @@ fn tokens(
         jwks_file: raw.jwks_file,
         public_key_file: raw.public_key_file,
         jwks_uri: raw.jwks_uri,
+        token_endpoint: raw.token_endpoint,
         ca_file: raw.ca_file,
         gives_roles: None,
     };
@@ -255,6 +261,10 @@ fn tokens(
         Some(_) if own.issuer.is_some() => {
             return findings.problem("auth.issuers", "set either `issuer` or `issuers`, not both");
         }
+        Some(_) if own.token_endpoint.is_some() => {
+            let text = "has no effect beside `issuers`; set it in the first of them";
+            return findings.problem("auth.token_endpoint", text);
+        }
         Some(list) => {
             let items = Node::new("auth.issuers", list).items(findings);
             let read = |node: Node| Some((node.path.clone(), node.read::<RawIssuer>(findings)?));
@@ -262,8 +272,12 @@ fn tokens(
         }
     };
     let is_choice = entries.len() > 1;
-    let (mut issuers, mut without_roles) = (Vec::new(), Vec::new());
+    let (mut issuers, mut without_roles, mut token_endpoints) = (Vec::new(), Vec::new(), Vec::new());
     for (path, entry) in entries {
+        token_endpoints.push(match &entry.token_endpoint {
+            Some(text) => token_endpoint(&path, text, findings),
+            None => None,
+        });
         match entry.gives_roles {
             Some(false) => without_roles.extend(entry.issuer.clone()),
             None if is_choice => findings.warn(
@@ -286,9 +300,23 @@ fn tokens(
     if !findings.problems.is_empty() {
         return None;
     }
+    let first = issuers.first().map(|first| first.issuer.clone()).unwrap_or_default();
     match Tokens::new(issuers, rules) {
-        Ok(tokens) => Some((tokens, without_roles)),
+        Ok(tokens) => {
+            let token_endpoint = token_endpoints.into_iter().next().flatten();
+            let idp = Idp { issuer: first, token_endpoint, tokens: Arc::new(tokens) };
+            Some((idp, without_roles))
+        }
         Err(error) => findings.problem("auth.issuers", error),
+    }
+}
+
+/// Clients send their secret there, so it has to be an address that can be one.
+fn token_endpoint(path: &str, text: &str, findings: &mut Findings) -> Option<String> {
+    let uri = address(&join(path, "token_endpoint"), text, findings)?;
+    match uri.scheme_str() {
+        Some("http" | "https") => Some(text.to_owned()),
+        _ => findings.problem(join(path, "token_endpoint"), "expected an http or https address"),
     }
 }
 
@@ -367,6 +395,7 @@ fn dev(raw: &RawAuth, listen: Option<SocketAddr>, findings: &mut Findings) -> Op
         ("audience", raw.audience.is_some()),
         ("jwks_file", raw.jwks_file.is_some()),
         ("jwks_uri", raw.jwks_uri.is_some()),
+        ("token_endpoint", raw.token_endpoint.is_some()),
         ("public_key_file", raw.public_key_file.is_some()),
     ];
     for (name, _) in unused.iter().filter(|(_, given)| *given) {

@@ -61,6 +61,15 @@ impl Server {
         keys: Vec<KeyDetails>,
         configure: impl FnOnce(KasBuilder) -> KasBuilder,
     ) -> Self {
+        Self::beside(keys, configure, |kas| kas).await
+    }
+
+    /// As [`Server::with`], with other services beside the data plane.
+    pub(crate) async fn beside(
+        keys: Vec<KeyDetails>,
+        configure: impl FnOnce(KasBuilder) -> KasBuilder,
+        beside: impl FnOnce(Kas) -> Kas,
+    ) -> Self {
         let audit = Arc::new(MemorySink::default());
         let builder = Kas::builder()
             .uri(URI)
@@ -69,7 +78,7 @@ impl Server {
             .key_index(Arc::new(Keyring::new(URI, keys).unwrap()))
             .gate(gate(Arc::new(DevTokens), DpopSettings::default()).await)
             .audit(audit.clone());
-        let kas = configure(builder).build().unwrap();
+        let kas = beside(configure(builder).build().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -12,6 +12,7 @@ mod hostile;
 mod limits;
 mod managers;
 mod public_key;
+mod reading;
 mod recipients;
 mod rewrap;
 mod scripted;

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kasbah_auth::{DpopSettings, IssuerSettings, KeySource, Proof, TokenRules, Tokens};
 use kasbah_issuer::{Issuer, Settings, SigningKeys};
-use kasbah_kas::{Kas, Keyring, MemorySink, MinProof, Tls};
+use kasbah_kas::{Kas, Keyring, MemorySink, MinProof, Tls, TlsMaterial};
 use kasbah_proto::kas::{RewrapRequest, access_service_client::AccessServiceClient};
 use kasbah_trust::Algorithm;
 use rcgen::{
@@ -67,6 +67,12 @@ async fn a_token_bound_to_a_certificate_needs_that_certificate() {
     let audit = Arc::new(MemorySink::default());
     let min_proof =
         MinProof { keys: [("r1".to_owned(), Proof::Mtls)].into(), ..MinProof::default() };
+    let material = TlsMaterial {
+        certificates: server_pem,
+        private_key: server_key.into(),
+        client_authorities: Some(ours.pem()),
+    };
+    let tls = Tls::new(Arc::new(material), false).unwrap();
     let kas = Kas::builder()
         .uri(URI)
         .key_manager(BASIC, &Algorithm::ALL, basic())
@@ -77,12 +83,7 @@ async fn a_token_bound_to_a_certificate_needs_that_certificate() {
         .audit(audit.clone())
         .build()
         .unwrap()
-        .tls(Tls {
-            certificates: server_pem,
-            private_key: server_key.into(),
-            client_authorities: Some(ours.pem()),
-            client_certificate_required: false,
-        });
+        .tls(tls);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     tokio::spawn(kas.serve(listener, std::future::pending()));

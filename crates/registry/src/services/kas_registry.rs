@@ -311,11 +311,7 @@ impl KeyAccessServerRegistryService for ControlPlane {
         request: Request<GetBaseKeyRequest>,
     ) -> Result<Response<GetBaseKeyResponse>, Status> {
         actor(&request)?;
-        let base = self.registry.base_key().await.map_err(|error| error.status(RETRIEVAL))?;
-        let base_key = match base {
-            Some(key) if self.may_be_given(&key).await => Some(simple_key(key)),
-            _ => None,
-        };
+        let base_key = self.base_key().await.map_err(|error| error.status(RETRIEVAL))?;
         Ok(Response::new(GetBaseKeyResponse { base_key }))
     }
 

@@ -3,6 +3,7 @@ use std::{
     collections::BTreeMap,
     future::pending,
     sync::{Arc, Mutex, mpsc},
+    time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -13,12 +14,13 @@ use kasbah_auth::{
 use kasbah_basic::{BasicFactory, MANAGER as BASIC, RootKeys, wrap_private_key};
 use kasbah_crypto::{Algorithm, PrivateKeyParts, PublicKey, envelope::RootKey};
 use kasbah_index::{CacheRules, CachedIndex};
+use kasbah_kas::{BaseKey, WellKnown};
 use kasbah_proto::{
     buf::validate::Violations,
     google::rpc::Status as RpcStatus,
     kasbah::admin::v1::admin_service_client::AdminServiceClient,
     policy::{
-        KasKey, KeyMode, PrivateKeyCtx, PublicKeyCtx,
+        KasKey, KeyMode, PrivateKeyCtx, PublicKeyCtx, SimpleKasKey,
         kasregistry::{
             CreateKeyAccessServerRequest, CreateKeyRequest, GetKeyRequest, get_key_request,
             key_access_server_registry_service_client::KeyAccessServerRegistryServiceClient,
@@ -35,7 +37,7 @@ use kasbah_registry::{
     SettingsCheck, services::ControlPlane,
 };
 use kasbah_testkit::postgres::Postgres;
-use kasbah_trust::{KeyManagers, KeyService, UnknownManager};
+use kasbah_trust::{Deadline, KeyManagers, KeyService, UnknownManager};
 use prost::{
     Message,
     bytes::{Buf, BufMut},
@@ -206,8 +208,23 @@ fn control_plane(
     managers.register(DEVICE, &kasbah_basic::ALGORITHMS, Arc::new(Devices)).unwrap();
     let keys = KeyService::new(Arc::clone(&index) as _, managers, BASIC, UnknownManager::Refuse);
     let keys = Arc::new(keys.unwrap());
+    let known = WellKnown::new(Arc::clone(&keys));
     let plane = ControlPlane::new(registry.clone(), keys, KAS_URI.to_owned(), audit, documents);
-    (Arc::new(plane).routes(), index)
+    let plane = Arc::new(plane);
+    let base_key = Arc::new(BaseKeyOf(Arc::clone(&plane)));
+    let known = Arc::new(known.base_key(base_key, Duration::ZERO));
+    (plane.routes().add_service(known.server()), index)
+}
+
+/// What a node tells of the base key.
+#[derive(Debug)]
+struct BaseKeyOf(Arc<ControlPlane>);
+
+#[async_trait]
+impl BaseKey for BaseKeyOf {
+    async fn base_key(&self, _: Deadline) -> kasbah_trust::Result<Option<SimpleKasKey>> {
+        self.0.base_key().await.map_err(kasbah_trust::Error::unavailable)
+    }
 }
 
 /// Serves until the test ends.

@@ -270,6 +270,19 @@ async fn discovery_tells_the_base_key(store: Store) {
     assert!(text(public, "pem").starts_with("-----BEGIN PUBLIC KEY-----"));
     set_state(&plane, &id_of(&key), Target::Compromised).await.unwrap();
     assert_eq!(object(&discover().await, "base_key").fields.len(), 0);
+
+    let second = plane.local_key(&kas, "k2").await;
+    set_base(&plane, &id_of(&second)).await.unwrap();
+    rotate(&plane, &id_of(&second), new_key(local(&kas, "k3"))).await.unwrap();
+    let document = discover().await;
+    let public = object(object(&document, "base_key"), "public_key");
+    assert_eq!(text(public, "kid"), "k3");
+
+    // None would make clients take another key.
+    plane.registry.database().close().await;
+    let mut client = plane.well_known();
+    let got = client.get_well_known_configuration(GetWellKnownConfigurationRequest {}).await;
+    assert_eq!(got.unwrap_err().code(), Code::Unavailable);
 }
 
 fn object<'a>(of: &'a Struct, name: &str) -> &'a Struct {

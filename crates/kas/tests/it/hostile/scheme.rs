@@ -11,7 +11,6 @@ const SEVERAL: &str = "there are several authorization headers";
 const SCHEME: &str = "the scheme is neither `Bearer ` nor `DPoP ` with a token";
 const FORM: &str = "it is not a compact JWS with JSON objects in it";
 const COUNT: &str = "there is not exactly one proof of possession";
-const TARGET: &str = "the proof is for another URI";
 const METHOD: &str = "the proof is for another method";
 
 pub(super) fn cases() -> Vec<Case> {
@@ -138,7 +137,7 @@ fn headers() -> Vec<Case> {
 /// Other requests than the proof is for.
 fn targets() -> Vec<Case> {
     let to = |path: &'static str| {
-        proof(format!("request: to {path}"), TARGET, move |s| {
+        case(format!("request: to {path}"), Refused::Unserved, move |s| {
             s.path = Box::new(|_| path.to_owned());
         })
     };
@@ -156,22 +155,16 @@ fn targets() -> Vec<Case> {
         "/kas.AccessService/PublicKey/",
         "/kas.AccessService/Unknown",
         "/policy.kasregistry.KeyAccessServerRegistryService/CreateKey",
-    ]
-    .into_iter()
-    .map(to)
-    .collect();
-    // The same URI as the proof's, and another path for all that is exact.
-    for path in [
+        // The same URI as the proof's, and another path for all that is exact.
         "/%6bas.AccessService/Rewrap",
         "/x/../kas.AccessService/Rewrap",
         "/./kas.AccessService/Rewrap",
         "/kas.AccessService/PublicKey/../Rewrap",
         "/%2e%2e/kas.AccessService/Rewrap",
-    ] {
-        cases.push(case(format!("request: to {path}"), Refused::Forbidden, move |s| {
-            s.path = Box::new(|_| path.to_owned());
-        }));
-    }
+    ]
+    .into_iter()
+    .map(to)
+    .collect();
     // And with a proof for just that.
     for path in [
         "/",
@@ -179,15 +172,14 @@ fn targets() -> Vec<Case> {
         "/kas.AccessService/PublicKey/x",
         "/kas.AccessService/publickey",
         "/grpc.health.v1.Health/Check/",
-        "/grpc.health.v1.Health/Watch",
         "/policy.kasregistry.KeyAccessServerRegistryService/CreateKey",
         "/kasbah.v1.KeyAdminService/GenerateKey",
     ] {
         let name = format!("request: to {path}, with a proof for it");
-        cases.push(case(name, Refused::Forbidden, move |s| s.to(path)));
+        cases.push(case(name, Refused::Unserved, move |s| s.to(path)));
     }
-    for path in ["/", "/kas.AccessService/PublicKey/", "/grpc.health.v1.Health/Watch"] {
-        cases.push(case(format!("request: to {path}, no token"), Refused::NoHeader, move |s| {
+    for path in ["/", "/kas.AccessService/PublicKey/"] {
+        cases.push(case(format!("request: to {path}, no token"), Refused::Unserved, move |s| {
             s.authorization = Box::new(|_| Vec::new());
             s.to(path);
         }));
