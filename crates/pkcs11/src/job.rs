@@ -12,10 +12,13 @@ use std::{
 use kasbah_crypto::{
     Dek, PolicyBinding, PublicKey, WrappedDek, ec::EcPublicKey, rsa::RsaPublicKey,
 };
+use kasbah_telemetry::{Waiting, instruments};
 use kasbah_trust::{Custody, Deadline, Error, KeyDetails, KeyId, KeyMode, Result, RewrappedKey};
 use tokio::sync::oneshot;
+use tracing::{Span, info_span};
 
 use crate::{
+    MANAGER,
     canary::Canary,
     module::lock,
     recipient::{HsmRecipient, WrapSlot},
@@ -104,9 +107,19 @@ pub(crate) struct Ticket {
     pub(crate) job: Job,
     pub(crate) deadline: Deadline,
     pub(crate) queued: Instant,
+    /// `None` once a worker has taken it.
+    pub(crate) wait: Option<Wait>,
+    /// What it is done for.
+    pub(crate) span: Span,
     /// Whether it was tried once already.
     pub(crate) again: bool,
     pub(crate) reply: oneshot::Sender<Result<Outcome>>,
+}
+
+/// A job's time in the queue, for whoever measures it.
+pub(crate) struct Wait {
+    figures: Waiting<'static>,
+    span: Span,
 }
 
 impl Key {
@@ -155,9 +168,50 @@ impl Job {
             Self::Check | Self::Open { .. } => None,
         }
     }
+
+    /// Its name in metrics and traces.
+    pub(crate) fn operation(&self) -> &'static str {
+        match self {
+            Self::Agree { .. } => "agree",
+            Self::Check => "check",
+            Self::Expose { .. } => "decrypt",
+            Self::Open { .. } => "open-recipient",
+            Self::Probe { .. } => "probe",
+            Self::Rewrap(_) => "rewrap",
+        }
+    }
+}
+
+impl Wait {
+    /// Begins for a job of the current span.
+    pub(crate) fn begin(job: &Job) -> Self {
+        let operation = job.operation();
+        let figures = instruments().queued(MANAGER, operation);
+        if Span::current().is_disabled() {
+            return Self { figures, span: Span::none() };
+        }
+        Self { figures, span: info_span!("key manager queue", manager = MANAGER, operation) }
+    }
+
+    fn end(self) {
+        self.figures.taken();
+        drop(self.span);
+    }
 }
 
 impl Ticket {
+    /// A worker begins with it: its wait is over. The span of the work.
+    pub(crate) fn begin(&mut self) -> Span {
+        if let Some(wait) = self.wait.take() {
+            wait.end();
+        }
+        if self.span.is_disabled() {
+            return Span::none();
+        }
+        let operation = self.job.operation();
+        info_span!(parent: &self.span, "token", manager = MANAGER, operation)
+    }
+
     /// Whether nobody waits for the answer any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.reply.is_closed() || self.deadline.has_passed()

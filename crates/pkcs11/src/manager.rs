@@ -14,6 +14,7 @@ use kasbah_crypto::{
     ec::{EcPublicKey, NONCE_LEN, TAG_LEN},
     rsa::RsaPublicKey,
 };
+use kasbah_telemetry::instruments;
 use kasbah_trust::{
     Custody, CustodyPolicy, Deadline, Error, Health, KeyDetails, KeyManager, KeyMode, KeyStore,
     ProtectedKey, Recipient, Result, RewrapRequest, RewrappedKey, SoftwareKey,
@@ -22,12 +23,13 @@ use tokio::{
     sync::{Semaphore, oneshot},
     time::{timeout, timeout_at},
 };
+use tracing::Span;
 
 use crate::{
     MANAGER,
     config::Settings,
     error::Error as TokenError,
-    job::{Job, Key, Outcome, Place, Rewrap, Target, Ticket},
+    job::{Job, Key, Outcome, Place, Rewrap, Target, Ticket, Wait},
     module::lock,
     recipient::{self, HsmRecipient},
     record::Record,
@@ -154,7 +156,8 @@ impl HsmManager {
         }
         let (reply, answer) = oneshot::channel();
         let queued = Instant::now();
-        self.put(Ticket { job, deadline, queued, again: false, reply })?;
+        let (wait, span) = (Some(Wait::begin(&job)), Span::current());
+        self.put(Ticket { job, deadline, queued, wait, span, again: false, reply })?;
         match timeout_at(deadline.instant().into(), answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(Error::unavailable("the worker ended")),
@@ -166,7 +169,10 @@ impl HsmManager {
         let jobs = lock(&self.jobs);
         match jobs.as_ref().ok_or_else(|| Error::unavailable(CLOSED))?.try_send(ticket) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(_)) => Err(Error::Busy),
+            Err(TrySendError::Full(_)) => {
+                instruments().not_done(MANAGER, "busy");
+                Err(Error::Busy)
+            }
             Err(TrySendError::Disconnected(_)) => Err(Error::unavailable(CLOSED)),
         }
     }

@@ -16,10 +16,12 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, at, never, select_biased};
 use cryptoki::{error::Error as Cryptoki, object::ObjectHandle};
+use kasbah_telemetry::instruments;
 use kasbah_trust::{CustodyPolicy, Error, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    MANAGER,
     error::ErrorClass,
     job::{Job, Key, Outcome, Ticket},
     object::Ledger,
@@ -119,7 +121,10 @@ impl Worker {
         loop {
             let Some(ticket) = carried.take().or_else(|| self.next_ticket()) else { return };
             match self.device.open_session() {
-                Err(why) => ticket.unavailable(&why),
+                Err(why) => {
+                    instruments().token_error("gone");
+                    ticket.unavailable(&why);
+                }
                 Ok((session, generation)) => {
                     let ledger = Ledger::new(&session);
                     match Seat::new(&self, &ledger, generation).serve(ticket) {
@@ -205,6 +210,7 @@ impl<'w, 'l> Seat<'w, 'l> {
             key.revoke();
         }
         for suspect in std::mem::take(&mut self.suspects) {
+            instruments().token_error("transient");
             suspect.ticket.unavailable("the session ended before the failure could be explained");
         }
     }
@@ -213,18 +219,24 @@ impl<'w, 'l> Seat<'w, 'l> {
         &self.worker.device
     }
 
-    fn handle(&mut self, ticket: Box<Ticket>) -> Option<Leave> {
+    fn handle(&mut self, mut ticket: Box<Ticket>) -> Option<Leave> {
         let stats = self.worker.stats();
         if ticket.is_abandoned() {
             stats.skipped.fetch_add(1, Ordering::Relaxed);
+            instruments().not_done(MANAGER, "abandoned");
             return None;
         }
         let start = Instant::now();
         stats.queue_ns.fetch_add(nanos(start - ticket.queued), Ordering::Relaxed);
         stats.running.fetch_add(1, Ordering::Relaxed);
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.perform(&ticket.job)));
+        let span = ticket.begin();
+        let outcome =
+            span.in_scope(|| catch_unwind(AssertUnwindSafe(|| self.perform(&ticket.job))));
+        let elapsed = start.elapsed();
         stats.running.fetch_sub(1, Ordering::Relaxed);
-        stats.exec_ns.fetch_add(nanos(start.elapsed()), Ordering::Relaxed);
+        stats.exec_ns.fetch_add(nanos(elapsed), Ordering::Relaxed);
+        instruments().executed(MANAGER, ticket.job.operation(), elapsed);
+        drop(span);
         self.count_objects();
         match outcome {
             Ok(Ok(outcome)) => {
@@ -266,6 +278,9 @@ impl<'w, 'l> Seat<'w, 'l> {
         };
         let class = ErrorClass::of(&error);
         tracing::debug!(%error, ?class, ?stage, again = ticket.again, "a call to the token failed");
+        if let Some(class) = counted(class, stage) {
+            instruments().token_error(class);
+        }
         match class {
             ErrorClass::Session if !ticket.again => {
                 return Some(Leave::Reopen(Some(retry(ticket))));
@@ -301,10 +316,11 @@ impl<'w, 'l> Seat<'w, 'l> {
             }
             ErrorClass::Ambiguous | ErrorClass::Caller | ErrorClass::Internal => {}
         }
-        match ticket.job.key().cloned() {
-            Some(key) => self.suspect(ticket, key, stage, error),
-            None => return Some(self.doubt(ticket, &error.to_string())),
-        }
+        let Some(key) = ticket.job.key().cloned() else {
+            instruments().token_error("transient");
+            return Some(self.doubt(ticket, &error.to_string()));
+        };
+        self.suspect(ticket, key, stage, error);
         None
     }
 
@@ -327,6 +343,7 @@ impl<'w, 'l> Seat<'w, 'l> {
     /// Lets a failure wait for a canary; the first of its key books it.
     fn suspect(&mut self, ticket: Box<Ticket>, key: Arc<Key>, stage: Stage, error: Cryptoki) {
         if self.suspects.len() >= self.worker.max_suspects {
+            instruments().not_done(MANAGER, "busy");
             self.finish(ticket, Err(Error::Busy));
             return;
         }
@@ -368,11 +385,12 @@ impl<'w, 'l> Seat<'w, 'l> {
     /// Answers all failures of `key` that wait.
     fn settle(&mut self, key: &Arc<Key>, down: Option<&str>) {
         for suspect in self.suspects.extract_if(.., |suspect| Arc::ptr_eq(&suspect.key, key)) {
-            let error = match (down, suspect.stage) {
-                (Some(why), _) => Error::unavailable(why),
-                (None, Stage::Unwrap) => Error::Decrypt,
-                (None, Stage::After) => Error::internal(suspect.error),
+            let (class, error) = match (down, suspect.stage) {
+                (Some(why), _) => ("gone", Error::unavailable(why)),
+                (None, Stage::Unwrap) => ("caller", Error::Decrypt),
+                (None, Stage::After) => ("fatal", Error::internal(suspect.error)),
             };
+            instruments().token_error(class);
             self.worker.stats().done.fetch_add(1, Ordering::Relaxed);
             suspect.ticket.answer(Err(error));
         }
@@ -386,6 +404,17 @@ impl<'w, 'l> Seat<'w, 'l> {
         if let Some(key) = job.key() {
             self.settle(key, None);
         }
+    }
+}
+
+/// How a failed call is counted; `None` where a canary, or what comes after it, decides that.
+fn counted(class: ErrorClass, stage: Stage) -> Option<&'static str> {
+    match class {
+        ErrorClass::Login | ErrorClass::Session | ErrorClass::StaleHandle => Some("transient"),
+        ErrorClass::Device => Some("gone"),
+        ErrorClass::Pin => Some("fatal"),
+        ErrorClass::Caller | ErrorClass::Internal if stage == Stage::After => Some("fatal"),
+        ErrorClass::Ambiguous | ErrorClass::Caller | ErrorClass::Internal => None,
     }
 }
 
