@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use kasbah_telemetry::instruments;
 use serde_json::Value;
 
 use crate::{
@@ -118,7 +119,9 @@ impl Tokens {
             return Err(Refusal::token("it is longer than 16 KiB"));
         }
         let fingerprint = fingerprint(token);
-        if let Some(known) = self.known(&fingerprint, now) {
+        let known = self.known(&fingerprint, now);
+        instruments().cache_lookup("tokens", known.is_some());
+        if let Some(known) = known {
             return Ok(known);
         }
         let (verified, generation) = self.verify_anew(token, fingerprint, now).await?;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use kasbah_telemetry::instruments;
 use kasbah_trust::{Deadline, Error, KeyDetails, KeyFilter, KeyId, KeyIndex, Result};
 use tokio::time::{self, Instant};
 
@@ -175,6 +176,7 @@ impl Shared {
         match found {
             Lookup::Fresh(value) => {
                 self.hits.fetch_add(1, Ordering::Relaxed);
+                instruments().cache_lookup(CACHE, true);
                 Ok(value)
             }
             Lookup::Old(old) => Err(Some(old)),
@@ -191,6 +193,7 @@ impl Shared {
         deadline: Deadline,
     ) -> Result<T> {
         self.misses.fetch_add(1, Ordering::Relaxed);
+        instruments().cache_lookup(CACHE, false);
         if old.as_ref().is_some_and(|old| old.hold_off) || deadline.has_passed() {
             return self.fall_back(old, late());
         }
@@ -223,6 +226,7 @@ impl Shared {
         match old {
             Some(old) => {
                 self.stale_served.fetch_add(1, Ordering::Relaxed);
+                instruments().stale_served(CACHE);
                 Ok(old.value)
             }
             None => Err(error),
@@ -347,6 +351,9 @@ fn late() -> Error {
 }
 
 const KID_CHARS: usize = 36;
+
+/// Its name in metrics.
+const CACHE: &str = "keys";
 
 /// How long a request that has something older to show waits for what is current.
 const PATIENCE: Duration = Duration::from_millis(500);
