@@ -68,6 +68,7 @@ impl Link {
         let mut retried = false;
         loop {
             let mut request = Request::new(message.clone());
+            kasbah_telemetry::inject(request.metadata_mut().as_mut());
             let token = match &self.tokens {
                 Some(tokens) => Some((tokens, tokens.get().await?)),
                 None => None,
