@@ -159,11 +159,11 @@ fn find<'a>(entitlements: &'a Entitlements, fqn: &str) -> Result<Found<'a>, Stat
 struct Given<'a> {
     keys: &'a KeyService,
     deadline: Deadline,
-    /// By kid; `Err` says that nobody knows now.
+    /// By kid.
     known: HashMap<String, Result<Option<SimpleKasKey>, NotNow>>,
 }
 
-/// A key or an index that cannot be asked now.
+/// A key that is not proven now.
 #[derive(Debug, Clone, Copy)]
 struct NotNow;
 
@@ -178,12 +178,12 @@ impl Given<'_> {
         Err(if not_now {
             Status::unavailable("the keys of an attribute value cannot be had now; try again later")
         } else {
-            let text = "an attribute value is mapped to keys of which none is in use and proven";
+            let text = "an attribute value is mapped to keys of which none is there and in use";
             Status::failed_precondition(text)
         })
     }
 
-    /// Those of `kids` that clients may have, and whether nobody knows now of others.
+    /// Those of `kids` that clients may have, and whether others may be had later.
     async fn some_of(&mut self, kids: &[String]) -> (Vec<SimpleKasKey>, bool) {
         let (mut keys, mut not_now) = (Vec::new(), false);
         for kid in kids {
@@ -202,7 +202,7 @@ impl Given<'_> {
         let key = hand_out::key_of_id(self.keys, &kid.into(), "", self.deadline).await;
         let key = key.map_err(|error: Error| {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(kid, error, "the key of an attribute cannot be had now");
+            tracing::warn!(kid, error, "the key of an attribute is not proven now");
             NotNow
         });
         self.known.insert(kid.to_owned(), key.clone());

@@ -6,10 +6,10 @@ use kasbah_trust::{
 };
 
 /// The key of this id, if clients may have it: it is active, and proven. `kas_id` is the id of the
-/// KAS, which may be empty.
+/// KAS, which may be empty. `None` if there is no such key, or it is out of use.
 ///
 /// # Errors
-/// `Busy` or `Unavailable` when nobody knows now: the index or the key's manager cannot be asked.
+/// Any when it is not proven now, or the index cannot be asked.
 pub(crate) async fn key_of_id(
     keys: &KeyService,
     kid: &KeyId,
@@ -24,14 +24,8 @@ pub(crate) async fn key_of_id(
     if key.status != KeyStatus::Active || key.mode == KeyMode::PublicKeyOnly {
         return Ok(None);
     }
-    match keys.prove(&key, deadline).await {
-        Ok(_) => Ok(Some(simple_key(&key, kas_id))),
-        Err(error @ (Error::Busy | Error::Unavailable(_))) => Err(error),
-        Err(error) => {
-            unproven(&key, &error);
-            Ok(None)
-        }
-    }
+    keys.prove(&key, deadline).await?;
+    Ok(Some(simple_key(&key, kas_id)))
 }
 
 /// Says in the log why a key is not handed out.

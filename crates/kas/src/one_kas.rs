@@ -102,7 +102,7 @@ impl BaseKey for OneKas {
     async fn base_key(&self, deadline: Deadline) -> Result<Option<SimpleKasKey>> {
         let Some(kid) = &self.base_key else { return Ok(None) };
         match hand_out::key_of_id(&self.keys, kid, &self.id, deadline).await {
-            // Its manager may be optional, and be away for long.
+            // Its manager may be optional, and be away for long; the index is at hand.
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(%kid, error, "the base key is not handed out: it is not proven");
