@@ -248,7 +248,10 @@ fn check_base_key(base_key: Option<&KeyId>, keyring: &[Key], findings: &mut Find
     if let Some(kid) = base_key
         && !keyring.iter().any(|key| key.kid == *kid)
     {
-        let text = format!("the keyring has no key `{kid}`; it has {}", names(keyring.iter().map(|key| &key.kid)));
+        let text = format!(
+            "the keyring has no key `{kid}`; it has {}",
+            names(keyring.iter().map(|key| &key.kid))
+        );
         findings.unknown_name::<()>("kas.base_key", &["keyring"], text);
     }
 }

@@ -272,7 +272,8 @@ fn tokens(
         }
     };
     let is_choice = entries.len() > 1;
-    let (mut issuers, mut without_roles, mut token_endpoints) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut issuers, mut without_roles, mut token_endpoints) =
+        (Vec::new(), Vec::new(), Vec::new());
     for (path, entry) in entries {
         token_endpoints.push(match &entry.token_endpoint {
             Some(text) => token_endpoint(&path, text, findings),
