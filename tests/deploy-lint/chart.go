@@ -105,7 +105,8 @@ func refusals(r *run, loaded *helm.Chart, file string) error {
 		{"many nodes on SQLite", `config: { registry: { database: "sqlite:/var/lib/kasbah/r.db" } }`, "SQLite"},
 		{"a PIN tried until the token locks", "config: { providers: [{ name: a, config: { pin: pin1 } }] }", "required: false"},
 		{"two sources of the module", "module: { volume: { hostPath: { path: /opt } } }", "module.copy"},
-		{"client certificates without TLS", `tls: { secretName: "" }`, "tls.secretName"},
+		{"client certificates without TLS", `{ tls: { secretName: "" }, config: { server: { plaintext: true } } }`, "clientCaSecretName"},
+		{"plaintext that nobody asked for", `tls: { secretName: "", clientCaSecretName: "" }`, "plaintext"},
 		{"a secret of the name that TLS has", "secrets: { tls: { secretName: a, key: b } }", "secrets.tls"},
 		{"a digest that is none", "image: { digest: latest }", "digest"},
 	} {
