@@ -166,6 +166,8 @@ async fn assemble(
             .default_manager(kasbah_basic::MANAGER);
     }
     let kas = with_door(builder.build().or_exit(Exit::Usage)?, config.server)?;
+    // What reads files again listens for it. Where nothing does, it must not end the server.
+    drop(signal(SignalKind::hangup()).or_exit(Exit::Unavailable)?);
     let signals = [
         signal(SignalKind::terminate()).or_exit(Exit::Unavailable)?,
         signal(SignalKind::interrupt()).or_exit(Exit::Unavailable)?,
@@ -186,6 +188,9 @@ fn with_door(mut kas: Kas, server: Server) -> Result<Kas, Failure> {
     }
     if let Some(prefix) = server.prefix {
         kas = kas.prefix(prefix);
+    }
+    if server.reflection {
+        kas = kas.reflection();
     }
     Ok(kas)
 }
@@ -254,7 +259,7 @@ impl Ready {
         }
         served.map_err(|error| match error {
             ServeError::NotLoopback(_) => Failure::new(Exit::Usage, error),
-            ServeError::Listener(_) | ServeError::Descriptors(_) => {
+            ServeError::Listener(_) | ServeError::Descriptors(_) | ServeError::Reflection(_) => {
                 Failure::new(Exit::Unavailable, error)
             }
         })

@@ -64,7 +64,7 @@ impl Remembered {
             return Ok(key.clone());
         }
         if known.failed.is_some_and(|failed| failed.elapsed() < BACK_OFF) {
-            return known.earlier(self.stale_limit).ok_or_else(|| unreadable("a moment ago"));
+            return known.earlier(self.stale_limit, unreadable("a moment ago"));
         }
         let began = Instant::now();
         let read = self.source.base_key(Deadline::after(READ_TIMEOUT));
@@ -78,7 +78,7 @@ impl Remembered {
                 let source = &error as &dyn std::error::Error;
                 tracing::warn!(error = source, "the base key cannot be read");
                 known.failed = Some(Instant::now());
-                known.earlier(self.stale_limit).ok_or(error)
+                known.earlier(self.stale_limit, error)
             }
         }
     }
@@ -86,9 +86,14 @@ impl Remembered {
 
 impl Known {
     /// What was read within `limit`.
-    fn earlier(&self, limit: Duration) -> Option<Option<SimpleKasKey>> {
-        let (began, key) = self.read.as_ref()?;
-        (began.elapsed() < limit).then(|| key.clone())
+    ///
+    /// # Errors
+    /// `otherwise`, when nothing was.
+    fn earlier(&self, limit: Duration, otherwise: Error) -> Result<Option<SimpleKasKey>> {
+        match &self.read {
+            Some((began, key)) if began.elapsed() < limit => Ok(key.clone()),
+            _ => Err(otherwise),
+        }
     }
 }
 

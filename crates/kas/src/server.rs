@@ -16,6 +16,7 @@ use kasbah_proto::kas::{
 use kasbah_trust::{Deadline, KeyService};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tonic::{Request, Response, Status, async_trait, metadata::MetadataMap, service::Routes};
+use tonic_reflection::server as reflection;
 use uuid::Uuid;
 
 use crate::{
@@ -47,6 +48,7 @@ struct Door {
     cors: Option<Cors>,
     prefix: Option<String>,
     rest: Option<String>,
+    reflection: bool,
     tls: Option<Tls>,
 }
 
@@ -65,6 +67,9 @@ pub enum ServeError {
     /// A service beside the data plane was given with descriptors that are none.
     #[error("the services cannot be served")]
     Descriptors(#[from] DescriptorError),
+    /// The services cannot be told of.
+    #[error("the services cannot be told of")]
+    Reflection(#[from] reflection::Error),
 }
 
 impl Kas {
@@ -122,6 +127,13 @@ impl Kas {
     #[must_use]
     pub fn rest(mut self, prefix: impl Into<String>) -> Self {
         self.door.rest = Some(prefix.into());
+        self
+    }
+
+    /// Tells clients of gRPC which services there are (`grpc.reflection.v1` and `v1alpha`).
+    #[must_use]
+    pub fn reflection(mut self) -> Self {
+        self.door.reflection = true;
         self
     }
 
@@ -195,17 +207,19 @@ impl Kas {
     }
 }
 
-fn edge(parts: Arc<Parts>, door: Door) -> Result<Edge, DescriptorError> {
+fn edge(parts: Arc<Parts>, mut door: Door) -> Result<Edge, ServeError> {
     let limits = parts.limits.edge();
     let guard = Arc::new(AtGate(Arc::clone(&parts.gate)));
     let message_bytes = limits.message_bytes;
     let service =
         AccessServiceServer::new(Access::new(parts)).max_decoding_message_size(message_bytes);
-    let services: Vec<_> = door.services.into_iter().chain([SERVICE]).collect();
-    let descriptors: Vec<_> =
-        door.descriptors.into_iter().chain([kasbah_proto::DESCRIPTORS]).collect();
-    let routes = door.routes.add_service(service);
-    let edge = Edge::new(routes, &services, &descriptors, guard, limits)?
+    door.routes = door.routes.add_service(service);
+    door.services.push(SERVICE);
+    door.descriptors.push(kasbah_proto::DESCRIPTORS);
+    if door.reflection {
+        door.reflect()?;
+    }
+    let edge = Edge::new(door.routes, &door.services, &door.descriptors, guard, limits)?
         .http(door.http)
         .cors(door.cors)
         .prefix(door.prefix)
@@ -217,6 +231,28 @@ fn edge(parts: Arc<Parts>, door: Door) -> Result<Edge, DescriptorError> {
         }
         None => edge,
     })
+}
+
+impl Door {
+    /// Adds the services that tell of the services.
+    fn reflect(&mut self) -> Result<(), reflection::Error> {
+        const V1: &[u8] = tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET;
+        const V1ALPHA: &[u8] = tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET;
+        const NAMES: [&str; 2] =
+            ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+        self.descriptors.extend([V1, V1ALPHA]);
+        self.services.extend(NAMES);
+        let told = || {
+            let mut builder = reflection::Builder::configure().include_reflection_service(false);
+            for set in &self.descriptors {
+                builder = builder.register_encoded_file_descriptor_set(set);
+            }
+            self.services.iter().fold(builder, |builder, name| builder.with_service_name(*name))
+        };
+        let (v1, v1alpha) = (told().build_v1()?, told().build_v1alpha()?);
+        self.routes = std::mem::take(&mut self.routes).add_service(v1).add_service(v1alpha);
+        Ok(())
+    }
 }
 
 /// The gate, as the edge asks it.

@@ -14,6 +14,7 @@ mod managers;
 mod public_key;
 mod reading;
 mod recipients;
+mod reflection;
 mod rewrap;
 mod scripted;
 mod shutdown;

@@ -115,9 +115,9 @@ impl Rig {
 
     /// Kids of the keys of one value, which both calls agree on.
     async fn kids(&self, fqn: &str) -> Result<Vec<String>, (Code, String)> {
-        let mapped = self.mappings(&[fqn]).await.map_err(told);
+        let mapped = self.mappings(&[fqn]).await.map_err(|status| told(&status));
         let mapped = mapped.map(|mut mappings| kids(&mappings.remove(0).1.keys));
-        let valued = self.values(&[fqn]).await.map_err(told);
+        let valued = self.values(&[fqn]).await.map_err(|status| told(&status));
         let valued = valued.map(|mut values| {
             let AttributeAndValue { attribute, value } = values.remove(0).1;
             kids(&value.map_or_else(|| attribute.unwrap().kas_keys, |value| value.kas_keys))
@@ -128,8 +128,8 @@ impl Rig {
 
     /// Code and text of a refusal, which both calls agree on.
     async fn refused(&self, fqns: &[&str]) -> (Code, String) {
-        let refused = told(self.mappings(fqns).await.unwrap_err());
-        assert_eq!(told(self.values(fqns).await.unwrap_err()), refused);
+        let refused = told(&self.mappings(fqns).await.unwrap_err());
+        assert_eq!(told(&self.values(fqns).await.unwrap_err()), refused);
         refused
     }
 }
@@ -153,7 +153,7 @@ fn with_token<T>(message: T) -> Request<T> {
     request
 }
 
-fn told(status: Status) -> (Code, String) {
+fn told(status: &Status) -> (Code, String) {
     (status.code(), status.message().to_owned())
 }
 
@@ -420,12 +420,12 @@ async fn attributes_are_for_callers_with_a_token_and_only_to_read() {
 
 /// Answers as a test says, to inject faults.
 #[derive(Debug)]
-struct Told(RwLock<Option<Option<SimpleKasKey>>>);
+struct Told(RwLock<Result<Option<SimpleKasKey>, &'static str>>);
 
 #[async_trait]
 impl BaseKey for Told {
     async fn base_key(&self, _: Deadline) -> Trusted<Option<SimpleKasKey>> {
-        self.0.read().unwrap().clone().ok_or_else(|| Error::unavailable("the test"))
+        self.0.read().unwrap().clone().map_err(Error::unavailable)
     }
 }
 
@@ -538,7 +538,7 @@ async fn the_well_known_document_says_all_there_is() {
 
 #[tokio::test]
 async fn the_base_key_is_told_as_it_is() {
-    let told = Arc::new(Told(RwLock::new(Some(None))));
+    let told = Arc::new(Told(RwLock::new(Ok(None))));
     let source = Arc::clone(&told);
     let server = Server::beside(
         Vec::new(),
@@ -560,7 +560,7 @@ async fn the_base_key_is_told_as_it_is() {
             policy::SimpleKasPublicKey { algorithm: number, kid: "r1".into(), pem: "PEM\n".into() };
         let key =
             SimpleKasKey { kas_uri: URI.into(), public_key: Some(public_key), kas_id: "id".into() };
-        *told.0.write().unwrap() = Some(Some(key));
+        *told.0.write().unwrap() = Ok(Some(key));
         let expected = json!({
             "kas_uri": URI, "kas_id": "id",
             "public_key": { "algorithm": algorithm, "kid": "r1", "pem": "PEM\n" },
@@ -568,7 +568,7 @@ async fn the_base_key_is_told_as_it_is() {
         assert_eq!(base_key().await.unwrap(), expected);
     }
     // An empty one would send clients to another key.
-    *told.0.write().unwrap() = None;
+    *told.0.write().unwrap() = Err("the test");
     assert_eq!(base_key().await.unwrap_err().code(), Code::Unavailable);
 }
 
@@ -612,7 +612,10 @@ async fn a_node_without_a_registry_lists_itself() {
     let id = uuid::Uuid::parse_str(&kas.id).unwrap();
     let again = one(keys, None).await;
     let mut again = registry(&again).await;
-    let again = again.list_key_access_servers(with_token(Default::default())).await.unwrap();
+    let again = again
+        .list_key_access_servers(with_token(ListKeyAccessServersRequest::default()))
+        .await
+        .unwrap();
     let again = again.into_inner().key_access_servers.remove(0);
     assert_eq!(again.id, id.to_string(), "after another start, too");
 
