@@ -113,7 +113,7 @@ async fn run(
     let issuer = issuer(&issuing, &url).or_exit(Exit::Unavailable)?;
     let client_secret = SecretString::from(random_hex::<32>()?);
     let access_token = issue(&directory, &url, &issuer, &client_secret)?;
-    let configuration = configuration(token, address, &url, issuer.url());
+    let configuration = configuration(token, address, &url, &issuer);
     write_secret(&directory.join("config.yaml"), &configuration)?;
     let made = Made { directory, url, access_token, issuer, client_secret };
     let config = Config::load(&made.config_file()).or_exit(Exit::Usage)?;
@@ -311,13 +311,14 @@ fn long_lived(
 }
 
 /// YAML; JSON values are YAML too, which saves quoting.
-fn configuration(token: &ThrowAway, address: SocketAddr, url: &str, issuer: &str) -> String {
+fn configuration(token: &ThrowAway, address: SocketAddr, url: &str, issuer: &Issuer) -> String {
     let kind = token.kind;
     let module = json!({ "path": token.module, "env": { kind.variable: kind.file } });
     let provider =
         json!({ "module": kind.name, "token": LABEL, "pin": PIN, "custody": "prefer-sealed" });
     let auth = json!({
-        "mode": "jwt", "issuer": issuer, "audience": url, "jwks_file": "jwks.json",
+        "mode": "jwt", "issuer": issuer.url(), "audience": url, "jwks_file": "jwks.json",
+        "token_endpoint": issuer.token_url(),
     });
     format!(
         "# Written by `kasbah dev`; `kasbah serve` starts the same server again.\n\
