@@ -1,5 +1,6 @@
 use std::{borrow::Cow, collections::BTreeSet, error::Error as StdError, fmt, sync::Arc};
 
+use kasbah_telemetry::instruments;
 use secrecy::ExposeSecret;
 use tonic::{
     Code, Status,
@@ -104,7 +105,13 @@ impl Gate {
         parts: &mut Parts,
         sent: Option<(&Method, &str)>,
     ) -> Result<Option<(HeaderName, HeaderValue)>, Status> {
-        match self.admit(parts, sent).await {
+        let admitted = self.admit(parts, sent).await;
+        instruments().call(match &admitted {
+            Ok(Admitted::Public) => "public",
+            Ok(Admitted::Caller { .. }) => "admitted",
+            Err(refusal) => refusal.kind.as_str(),
+        });
+        match admitted {
             Ok(Admitted::Public) => Ok(None),
             Ok(Admitted::Caller { caller, nonce }) => {
                 parts.extensions.insert(*caller);

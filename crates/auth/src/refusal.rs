@@ -29,6 +29,21 @@ pub enum RefusalKind {
     Exhausted,
 }
 
+impl RefusalKind {
+    /// Its word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingHeader => "missing-header",
+            Self::Token => "token",
+            Self::Proof => "proof",
+            Self::Nonce => "nonce",
+            Self::Forbidden => "forbidden",
+            Self::Unavailable => "unavailable",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
 impl Refusal {
     /// Refuses because of the token.
     pub fn token(reason: impl Into<Cow<'static, str>>) -> Self {
