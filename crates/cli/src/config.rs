@@ -14,6 +14,7 @@ mod problems;
 mod providers;
 mod secrets;
 mod server;
+mod telemetry;
 
 use std::{
     collections::BTreeMap,
@@ -34,11 +35,12 @@ pub(crate) use self::{
     problems::Problem,
     providers::{Kind, MANAGERS, Provider, Rules, TokenSettings},
     server::{Server, TlsSettings},
+    telemetry::{Otlp, Telemetry},
 };
 use self::{index::Wanted, node::Node, problems::Findings, providers::Local};
 use crate::environment::Environment;
 
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "audit",
     "auth",
     "custody_floor",
@@ -54,6 +56,7 @@ const SECTIONS: [&str; 15] = [
     "root_keys",
     "secrets",
     "server",
+    "telemetry",
 ];
 
 /// A configuration that can be used.
@@ -66,6 +69,7 @@ pub(crate) struct Config {
     pub(crate) auth: Auth,
     pub(crate) decisions: Decisions,
     pub(crate) audit: Audit,
+    pub(crate) telemetry: Telemetry,
     pub(crate) secrets: BTreeMap<String, SecretSource>,
     pub(crate) modules: BTreeMap<String, PathBuf>,
     /// What the modules need, to be set before any thread exists.
@@ -77,7 +81,8 @@ pub(crate) struct Config {
     pub(crate) cache: CacheRules,
     /// Names of secrets; the first is for stored keys that name none.
     pub(crate) root_keys: Vec<String>,
-    /// Names of secrets that are no PINs: of a database, a platform, nonces, the audit log, TLS.
+    /// Names of secrets that are no PINs: of a database, a platform, nonces, the audit log, TLS,
+    /// collectors.
     other_secrets: Vec<String>,
     /// Where it was read.
     pub(crate) file: PathBuf,
@@ -168,6 +173,8 @@ impl Config {
         };
         let auth = auth::auth(section("auth"), &around_auth, &mut other_secrets, findings);
         let audit = audit::audit(section("audit"), around, &mut other_secrets, findings);
+        let telemetry =
+            telemetry::telemetry(section("telemetry"), around, &mut other_secrets, findings);
         let (modules, environment) = secrets::modules(section("modules"), files, findings);
         let rules = providers::rules(section("key_managers"), section("custody_floor"), findings);
         let rules = rules.unwrap_or_default();
@@ -219,6 +226,7 @@ impl Config {
             auth: auth?,
             decisions: decisions?,
             audit: audit?,
+            telemetry: telemetry?,
             secrets,
             modules,
             environment,

@@ -2,10 +2,11 @@
 
 use std::io::{self, IsTerminal};
 
+use kasbah_telemetry::Telemetry;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, Layer,
-    filter::filter_fn,
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt, filter_fn},
     fmt::{self, MakeWriter},
     layer::SubscriberExt,
     registry,
@@ -31,15 +32,22 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Starts logging.
-    pub(crate) fn start(self) {
+    /// Starts logging, and tracing if there are to be traces.
+    pub(crate) fn start(self, telemetry: Option<&Telemetry>) {
         let filter = EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| EnvFilter::new(self.level.to_string()));
-        subscriber(filter, self.format, io::stderr, io::stderr().is_terminal()).init();
+        let traces = telemetry.and_then(Telemetry::layer);
+        subscriber(traces, filter, self.format, io::stderr, io::stderr().is_terminal()).init();
     }
 }
 
-fn subscriber<W>(filter: EnvFilter, format: Format, writer: W, ansi: bool) -> impl Subscriber
+fn subscriber<W>(
+    traces: Option<impl Layer<Registry> + Send + Sync>,
+    filter: EnvFilter,
+    format: Format,
+    writer: W,
+    ansi: bool,
+) -> impl Subscriber
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -48,7 +56,13 @@ where
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    registry().with(lines).with(filter).with(filter_fn(may_be_told))
+    let filter = filter.and(filter_fn(may_be_told)).and(filter_fn(is_for_lines));
+    registry().with(traces).with(lines.with_filter(filter))
+}
+
+/// Our spans are for traces; in front of every line of a request they would be in the way.
+fn is_for_lines(metadata: &Metadata<'_>) -> bool {
+    !(metadata.is_span() && metadata.target().starts_with("kasbah"))
 }
 
 /// The PKCS#11 binding logs what tokens answer, so no setting may turn it on.
@@ -60,6 +74,8 @@ fn may_be_told(metadata: &Metadata<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::filter::LevelFilter;
 
     use super::*;
 
@@ -80,7 +96,8 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let filter = EnvFilter::new(filter);
-        let subscriber = subscriber(filter, format, move || writer.clone(), false);
+        let traces = None::<LevelFilter>;
+        let subscriber = subscriber(traces, filter, format, move || writer.clone(), false);
         tracing::subscriber::with_default(subscriber, events);
         String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
     }

@@ -28,6 +28,7 @@ mod serve;
 mod server;
 mod smoke;
 mod tdf;
+mod telemetry;
 mod throw_away;
 mod tokens;
 
@@ -40,6 +41,7 @@ use crate::{
     control::{entitlements, kas, keys, providers},
     exit::{Exit, Failure, OrExit},
     plan::Plan,
+    telemetry::Wanted,
 };
 
 fn main() -> ExitCode {
@@ -50,14 +52,22 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Plan { environment, log, task } = plan(arguments)?;
+    let Plan { environment, log, telemetry, task } = plan(arguments)?;
     environment.apply();
-    log.start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .or_exit(Exit::Unavailable)?;
-    runtime.block_on(task)
+    let telemetry = {
+        let _entered = runtime.enter();
+        telemetry.map(Wanted::start).transpose()?
+    };
+    log.start(telemetry.as_ref());
+    let outcome = runtime.block_on(task);
+    if let Some(telemetry) = telemetry {
+        telemetry::close(telemetry);
+    }
+    outcome
 }
 
 fn plan(arguments: Arguments) -> Result<Plan, Failure> {

@@ -8,6 +8,7 @@ use crate::{
     environment::Environment,
     exit::Failure,
     log::{Format, Log},
+    telemetry::Wanted,
 };
 
 /// What a subcommand is going to do, decided while this is the only thread.
@@ -16,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) environment: Environment,
     /// What is logged.
     pub(crate) log: Log,
+    /// What is told besides, and to whom.
+    pub(crate) telemetry: Option<Wanted>,
     /// The work itself.
     pub(crate) task: Pin<Box<dyn Future<Output = Result<(), Failure>>>>,
 }
@@ -40,7 +43,13 @@ impl Plan {
         task: impl Future<Output = Result<(), Failure>> + 'static,
     ) -> Self {
         let log = Log { level, format };
-        Self { environment: Environment::default(), log, task: Box::pin(task) }
+        let environment = Environment::default();
+        Self { environment, log, telemetry: None, task: Box::pin(task) }
+    }
+
+    /// Adds metrics and traces.
+    pub(crate) fn with_telemetry(self, telemetry: Option<Wanted>) -> Self {
+        Self { telemetry, ..self }
     }
 
     /// Adds what must be in the environment.

@@ -10,6 +10,7 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     plan::Plan,
     server,
+    telemetry::Wanted,
 };
 
 /// Serve rewraps until told to stop (SIGTERM, SIGINT)
@@ -34,7 +35,10 @@ pub(crate) fn plan(arguments: &Arguments) -> Result<Plan, Failure> {
     let mut config = Config::load(&arguments.config.file).or_exit(Exit::Usage)?;
     let declared = arguments.provider_config.clone();
     let environment = std::mem::take(&mut config.environment);
-    Ok(Plan::server(arguments.log.format, serve(config, declared)).with_environment(environment))
+    let telemetry = Wanted::take(&mut config);
+    Ok(Plan::server(arguments.log.format, serve(config, declared))
+        .with_environment(environment)
+        .with_telemetry(telemetry))
 }
 
 async fn serve(config: Config, declared: Option<PathBuf>) -> Result<(), Failure> {

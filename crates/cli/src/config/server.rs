@@ -12,6 +12,7 @@ use super::{
     index::{Around, Wanted, secret},
     node::Node,
     problems::Findings,
+    telemetry,
 };
 
 /// Where to listen when nothing is said.
@@ -25,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) tls: Option<TlsSettings>,
+    /// Where Prometheus finds figures.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) cors: Option<Cors>,
     /// Path below which old clients find their REST routes.
     pub(crate) rest: Option<String>,
@@ -52,6 +55,7 @@ struct RawServer {
     listen: Option<String>,
     limits: Option<Value>,
     tls: Option<Value>,
+    metrics: Option<Value>,
     plaintext: Option<bool>,
     cors: Option<Value>,
     rest: Option<Value>,
@@ -129,6 +133,10 @@ pub(super) fn server(
         Some(value) => Some(tls(value, around, used_secrets, findings)?),
         None => None,
     };
+    let metrics = match raw.metrics {
+        Some(value) => Some(telemetry::metrics(value, findings)?),
+        None => None,
+    };
     let raw_limits = match raw.limits {
         Some(value) => Node::new("server.limits", value).read(findings)?,
         None => RawLimits::default(),
@@ -151,9 +159,14 @@ pub(super) fn server(
             "expected an IP address and a port, for example 127.0.0.1:8080 or [::1]:8080",
         );
     };
+    if metrics == Some(listen) {
+        let text = "is where clients are served; choose another port for figures";
+        return findings.problem("server.metrics.listen", text);
+    }
     is_encrypted(listen, tls.is_some(), raw.plaintext, findings)?;
     let reflection = raw.reflection.unwrap_or(false);
-    Some(Server { listen, limits: limits?, tls, cors, rest, prefix: raw.prefix, reflection })
+    let prefix = raw.prefix;
+    Some(Server { listen, limits: limits?, tls, metrics, cors, rest, prefix, reflection })
 }
 
 /// Plain text is for loopback addresses, and for whoever asks for it.
