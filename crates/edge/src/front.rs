@@ -1,13 +1,15 @@
 //! One request, from its header to its answer.
 
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{convert::Infallible, fmt, sync::Arc, time::Instant};
 
 use axum::body::Body;
-use connectrpc::{CompressionPolicy, ConnectRpcService, DeadlinePolicy, Limits};
+use connectrpc::{CompressionPolicy, ConnectRpcService, DeadlinePolicy, Limits, Protocol};
 use http::{HeaderMap, Method, Request, Response, header, request::Parts};
+use kasbah_telemetry::{instruments, set_parent};
 use tokio::sync::Semaphore;
 use tonic::{Status, async_trait, service::Routes};
 use tower::{ServiceExt, util::BoxCloneSyncService};
+use tracing::Instrument;
 
 use crate::{
     EdgeLimits,
@@ -129,6 +131,24 @@ impl Front {
     }
 
     pub(crate) async fn call(&self, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let _in_flight = instruments().call_in_flight();
+        let protocol = protocol(&request);
+        let path = request.uri().path();
+        let method = if self.serves(path) { path } else { "unknown" };
+        let span = tracing::info_span!(
+            "request",
+            otel.kind = "server",
+            rpc.system = protocol,
+            rpc.method = method
+        );
+        set_parent(&span, request.headers());
+        let response = self.answer(request).instrument(span).await;
+        instruments().http(protocol, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path();
         let Some(method) = self.methods.get(path.strip_prefix('/').unwrap_or(path)) else {
@@ -175,6 +195,20 @@ impl Front {
             Ok(response) => response.map(Body::new),
             Err(never) => match never {},
         }
+    }
+}
+
+/// The word for a protocol in figures and traces.
+fn protocol(request: &Request<Body>) -> &'static str {
+    if request.extensions().get::<WholeMessages>().is_some() {
+        return "rest";
+    }
+    match Protocol::detect(request.headers()).map(|detected| detected.protocol) {
+        Some(Protocol::Grpc) => "grpc",
+        Some(Protocol::GrpcWeb) => "grpc-web",
+        Some(Protocol::Connect) => "connect",
+        None if request.method() == Method::GET => "connect",
+        _ => "unknown",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Protobuf JSON (the ProtoJSON format of protobuf.dev), by descriptors.
+//! Protobuf JSON (the `ProtoJSON` format of protobuf.dev), by descriptors.
 
 use std::{collections::HashSet, fmt};
 

@@ -43,10 +43,11 @@ impl Activity {
 
     /// Completes when the connection was quiet for longer than it may be.
     pub(crate) async fn too_quiet(&self, limits: &EdgeLimits) {
-        self.quiet(|had_request| match had_request {
-            true => limits.idle_timeout,
-            false => limits.first_request_timeout,
-        })
+        self.quiet(
+            |had_request| {
+                if had_request { limits.idle_timeout } else { limits.first_request_timeout }
+            },
+        )
         .await;
     }
 

@@ -194,10 +194,8 @@ fn config(material: &TlsMaterial, required: bool) -> Result<Arc<ServerConfig>, T
                 roots.add(authority)?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            builder.with_client_cert_verifier(match required {
-                true => verifier.build()?,
-                false => verifier.allow_unauthenticated().build()?,
-            })
+            let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
+            builder.with_client_cert_verifier(verifier.build()?)
         }
     };
     let mut config = builder.with_single_cert(certificates, key)?;
