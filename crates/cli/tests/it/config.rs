@@ -153,6 +153,11 @@ const BAD: &[(&str, &str, &str)] = &[
         "key_index: platform",
         "platform.endpoint: is missing; give the address of the platform",
     ),
+    (
+        "key_index: keyring",
+        "base_key: r2",
+        "kas.base_key: the keyring has no key `r2`; it has `r1`",
+    ),
     ("key_index: keyring", "key_index: file", "kas.key_index: expected `keyring`, `registry`"),
     ("mode: jwt", "mode: none", "auth.mode: expected `oidc`, `jwt` or `dev`"),
     ("mode: jwt", "mode: jwt\n  algorithms: [HS256]", "auth.algorithms: "),
@@ -161,6 +166,16 @@ const BAD: &[(&str, &str, &str)] = &[
         "mode: jwt",
         "mode: jwt\n  key_stale_limit_seconds: 60",
         "auth.key_stale_limit_seconds: is below key_refresh_seconds",
+    ),
+    (
+        "mode: jwt",
+        "mode: jwt\n  token_endpoint: /token",
+        "auth.token_endpoint: expected an absolute http",
+    ),
+    (
+        "mode: jwt",
+        "mode: jwt\n  token_endpoint: \"ftp://idp.example/token\"",
+        "auth.token_endpoint: expected an http or https",
     ),
     ("mode: jwt", "mode: jwt\n  issuers: []", "auth.issuers: set either `issuer` or `issuers`"),
     ("mode: jwt", "mode: jwt\n  min_proof: none", "auth.min_proof: expected `bearer`, `dpop`"),
@@ -425,6 +440,8 @@ const BAD: &[(&str, &str, &str)] = &[
 
 /// What to add to [`GOOD`] so that it is still fine.
 const FINE: &[(&str, &str)] = &[
+    ("key_index: keyring", "base_key: b1"),
+    ("mode: jwt", "mode: jwt\n  token_endpoint: \"https://idp.example/token\""),
     ("mode: jwt", "mode: jwt\n  min_proof: dpop"),
     (
         "mode: jwt",
@@ -539,6 +556,19 @@ fn all_problems_are_told_at_once() {
     assert_eq!(
         paths,
         ["kas.uri", "auth.mode", "providers[0].config.workers", "keyring[0].algorithm"]
+    );
+}
+
+#[test]
+fn a_registry_has_its_own_base_key() {
+    let text = "kas: { uri: \"http://a\", key_index: registry, base_key: r1 }\nauth: { mode: dev }\n\
+                registry: { database: \"sqlite:registry.db\" }\n";
+    let (code, report) = check(&scratch(), text);
+    let problems: Vec<_> = report["problems"].as_array().unwrap().iter().map(told).collect();
+    assert_eq!((code, problems.len()), (1, 1), "{problems:?}");
+    assert!(
+        problems[0].starts_with("kas.base_key: is for `kas.key_index: keyring`"),
+        "{problems:?}"
     );
 }
 
