@@ -1,5 +1,7 @@
 //! Fixtures for tests: fresh tokens, golden TDFs, a database server.
 
+#[cfg(feature = "collector")]
+pub mod collector;
 pub mod golden;
 mod kryoptic;
 pub mod oidc;
