@@ -116,7 +116,7 @@ async fn run(
         Command::Status(_) => status(&control_plane::open(&settings).await?, output).await,
         Command::Backup { to, .. } => backup(&settings, &to, output).await,
         Command::Restore { from, anyway, .. } => {
-            restore(config, &settings, &from, anyway, output).await
+            Box::pin(restore(config, &settings, &from, anyway, output)).await
         }
         Command::Check(_) => {
             let database = control_plane::open(&settings).await?;
