@@ -77,13 +77,17 @@ impl Health {
         })
     }
 
-    /// Looks again and again, in tasks that never end.
+    /// Looks again and again, in tasks that end when the server is told to stop: what ends then is no
+    /// news.
     pub fn run_in(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
         for (place, check) in self.checks.iter().enumerate() {
             let (health, check) = (Arc::clone(self), Arc::clone(check));
             tasks.spawn(async move {
                 loop {
                     let finding = health.look(check.as_ref()).await;
+                    if health.report.borrow().draining {
+                        return;
+                    }
                     health.note(place, check.name(), &finding);
                     sleep(health.pace.interval).await;
                 }

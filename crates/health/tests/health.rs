@@ -296,8 +296,11 @@ async fn a_server_that_stops_is_alive_and_not_ready() {
     assert_eq!(rig.check(KAS).await, Ok(ServingStatus::NotServing));
     let (code, json) = rig.get("/readyz").await;
     assert_eq!((code, &json["status"]), (503, &json!("draining")));
+    rig.database.finds(Finding::down("its pool was closed", ""));
     sleep(SOON).await;
     assert!(!rig.health.is_ready(), "good news of a dependency do not undo it");
+    let (_, json) = rig.get("/readyz").await;
+    assert_eq!(json["dependencies"]["database"]["status"], "up", "what ends now is no news");
 }
 
 #[tokio::test(start_paused = true)]
