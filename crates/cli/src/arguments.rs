@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     audit, bench, config_check,
     control::{entitlements, kas, keys, providers},
-    db, dev, hsm,
+    db, dev, healthcheck, hsm,
     log::Format,
     output::Output,
     serve, smoke,
@@ -36,6 +36,7 @@ pub(crate) enum Command {
     Db(db::Arguments),
     Dev(dev::Arguments),
     Entitlements(entitlements::Arguments),
+    Healthcheck(healthcheck::Arguments),
     Hsm(hsm::Arguments),
     Kas(kas::Arguments),
     Keys(keys::Arguments),

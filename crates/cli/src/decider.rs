@@ -26,6 +26,8 @@ pub(crate) struct Deciding {
     pub(crate) rules: AccessRules,
     /// This node, if it does.
     pub(crate) local: Option<Arc<LocalDecisions>>,
+    /// A platform, if it does.
+    pub(crate) platform: Option<Arc<PlatformDecisions>>,
 }
 
 /// Builds the rules; what keeps them current runs in `background`.
@@ -35,7 +37,7 @@ pub(crate) async fn rules(
     background: &mut JoinSet<()>,
 ) -> Result<Deciding, Failure> {
     let Config { by, deny_without_attributes, check_binding_after_denial } = config;
-    let mut platform: Option<Arc<dyn Decisions>> = None;
+    let mut platform = None;
     let local = match by {
         Decider::Nobody => None,
         Decider::File { file, entitlements, options } => {
@@ -65,9 +67,13 @@ pub(crate) async fn rules(
             None
         }
     };
-    let decisions = local.clone().map(|local| local as Arc<dyn Decisions>).or(platform);
+    let decisions: Option<Arc<dyn Decisions>> = match (&local, &platform) {
+        (Some(local), _) => Some(Arc::clone(local) as _),
+        (None, Some(platform)) => Some(Arc::clone(platform) as _),
+        (None, None) => None,
+    };
     let rules = AccessRules { decisions, deny_without_attributes, check_binding_after_denial };
-    Ok(Deciding { rules, local })
+    Ok(Deciding { rules, local, platform })
 }
 
 fn reload(local: &LocalDecisions, file: &Path) {

@@ -19,6 +19,8 @@ mod dev;
 mod environment;
 mod exit;
 mod gate;
+mod health;
+mod healthcheck;
 mod hsm;
 mod keyring;
 mod log;
@@ -79,6 +81,7 @@ fn plan(arguments: Arguments) -> Result<Plan, Failure> {
         Command::Db(arguments) => db::plan(arguments, output),
         Command::Dev(arguments) => dev::plan(arguments, output),
         Command::Entitlements(arguments) => Ok(entitlements::plan(arguments, output)),
+        Command::Healthcheck(arguments) => Ok(healthcheck::plan(arguments, output)),
         Command::Hsm(arguments) => hsm::plan(arguments, output),
         Command::Kas(arguments) => Ok(kas::plan(arguments, output)),
         Command::Keys(arguments) => Ok(keys::plan(arguments, output)),

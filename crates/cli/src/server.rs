@@ -5,13 +5,16 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
 use kasbah_access::LocalDecisions;
 use kasbah_audit::AuditLog;
+use kasbah_auth::Proof;
 use kasbah_basic::{BasicFactory, RootKeys};
 use kasbah_crypto::envelope::RootKey;
+use kasbah_health::{Health, HealthCheck, Pace};
 use kasbah_index::CachedIndex;
 use kasbah_kas::{AuditSink, Kas, Keyring, ServeError, StderrSink, Tls, TlsMaterial, TlsSource};
 use kasbah_pkcs11::HsmFactory;
@@ -23,7 +26,9 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
+    time::sleep,
 };
+use tonic::service::Routes;
 
 use crate::{
     audit_log::{self, ToLog},
@@ -32,9 +37,12 @@ use crate::{
     control_plane::Control,
     decider,
     exit::{Exit, Failure, OrExit},
-    gate, keyring,
+    gate, health, keyring,
     tokens::exit_of,
 };
+
+/// The service that is ready when the server is.
+const DATA_PLANE: &str = kasbah_proto::kas::access_service_server::SERVICE_NAME;
 
 /// A server that is ready to listen.
 pub(crate) struct Ready {
@@ -50,6 +58,10 @@ pub(crate) struct Ready {
     audit: Option<AuditLog>,
     /// What runs beside requests.
     background: JoinSet<()>,
+    /// What it needs.
+    checks: Vec<Arc<dyn HealthCheck>>,
+    /// How long it serves on after it was told to stop, and says so.
+    drain_delay: Duration,
 }
 
 /// Builds the server of a configuration; `declared` is where provider configurations are declared
@@ -71,9 +83,12 @@ pub(crate) async fn build(mut config: Config, declared: Option<&Path>) -> Result
         }
         Index::Platform(platform) => {
             let source = PlatformSource::new(*platform).or_exit(Exit::Usage)?;
+            let ttl = config.cache.ttl;
             let index = CachedIndex::new(Arc::new(source), config.cache);
             let (told, log) = (Told::of(&config), audit_log::open(&config.audit)?);
-            let mut ready = assemble(config, Arc::clone(&index) as _, None, Some(log)).await?;
+            let mut ready =
+                Box::pin(assemble(config, Arc::clone(&index) as _, None, Some(log))).await?;
+            ready.checks.push(Arc::new(health::OnPlatform { index: Arc::clone(&index), ttl }));
             ready.background.spawn(async move { index.watch().await });
             // Which key access servers there are, and which base key, the platform says.
             ready.kas = told.serve(ready.kas, None, ready.local.take());
@@ -88,7 +103,7 @@ async fn with_keyring(config: Config) -> Result<Ready, Failure> {
     let providers = config.providers.clone();
     let (told, log) = (Told::of(&config), audit_log::open(&config.audit)?);
     let base_key = config.base_key.clone();
-    let mut ready = assemble(config, Arc::new(index), None, Some(log)).await?;
+    let mut ready = Box::pin(assemble(config, Arc::new(index), None, Some(log))).await?;
     keyring::prove(&ready.key_service(), keys, &providers).await?;
     let (kas, base_key) = clients::one_kas(ready.kas, base_key);
     ready.kas = told.serve(kas, Some(base_key), ready.local.take());
@@ -102,13 +117,13 @@ pub(crate) async fn look(mut config: Config) -> Result<Ready, Failure> {
     };
     let control = Control::look(&config, &settings, None).await?;
     config.decisions.by = Decider::Nobody;
-    assemble(config, control.index(), Some(control), None).await
+    Box::pin(assemble(config, control.index(), Some(control), None)).await
 }
 
 async fn with_registry(config: Config, control: Control) -> Result<Ready, Failure> {
     let (told, log) = (Told::of(&config), audit_log::open(&config.audit)?);
     let index = control.index();
-    let mut ready = assemble(config, index, Some(control), Some(log.clone())).await?;
+    let mut ready = Box::pin(assemble(config, index, Some(control), Some(log.clone()))).await?;
     if let Some(control) = &ready.control {
         let audit = Arc::new(ToLog::new(log, None));
         let plane = control.plane(ready.key_service(), audit);
@@ -132,6 +147,24 @@ async fn assemble(
     let mut background = JoinSet::new();
     let registry = control.as_ref().map(|control| &control.registry);
     let deciding = decider::rules(config.decisions, registry, &mut background).await?;
+    let mut checks: Vec<Arc<dyn HealthCheck>> = Vec::new();
+    if let Some(registry) = registry {
+        let dpop = config.auth.min_proof == Proof::Dpop;
+        checks.push(Arc::new(health::InDatabase {
+            database: registry.database().clone(),
+            index: Arc::clone(&index),
+            is_asked_by_all: dpop && config.auth.dpop.replay.in_database,
+        }));
+    }
+    if let Some(idp) = &config.auth.idp {
+        checks.push(Arc::new(health::Issuers(Arc::clone(&idp.tokens))));
+    }
+    if let Some(platform) = &deciding.platform {
+        checks.push(Arc::new(health::Decider(Arc::clone(platform))));
+    }
+    if let Some(log) = &audit {
+        checks.push(Arc::new(health::Audit::new(log.clone(), config.audit.durability)));
+    }
     let min_proofs = config.auth.min_proofs.clone();
     let (clock_skew, srt_lifetime) = (config.auth.clock_skew, config.auth.srt_lifetime);
     let gate = gate::gate(config.auth, registry.map(Registry::database)).await?;
@@ -165,14 +198,17 @@ async fn assemble(
             .key_manager(kasbah_basic::MANAGER, &kasbah_basic::ALGORITHMS, basic)
             .default_manager(kasbah_basic::MANAGER);
     }
+    let drain_delay = config.server.drain_delay;
     let kas = with_door(builder.build().or_exit(Exit::Usage)?, config.server)?;
+    checks.push(Arc::new(health::KeyManagers(kas.key_service())));
     // What reads files again listens for it. Where nothing does, it must not end the server.
     drop(signal(SignalKind::hangup()).or_exit(Exit::Unavailable)?);
     let signals = [
         signal(SignalKind::terminate()).or_exit(Exit::Unavailable)?,
         signal(SignalKind::interrupt()).or_exit(Exit::Unavailable)?,
     ];
-    Ok(Ready { kas, signals, control, local: deciding.local, audit, background })
+    let local = deciding.local;
+    Ok(Ready { kas, signals, control, local, audit, background, checks, drain_delay })
 }
 
 /// How clients come in.
@@ -242,14 +278,15 @@ impl Ready {
 
     /// Serves until SIGTERM or SIGINT.
     pub(crate) async fn serve(mut self, listener: TcpListener) -> Result<(), Failure> {
-        let [mut terminate, mut interrupt] = self.signals;
-        let stop = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        let served = self.kas.serve(listener, stop).await;
+        let health = Health::new(self.checks, &[DATA_PLANE], Pace::default());
+        health.run_in(&mut self.background);
+        let kas = self
+            .kas
+            .beside(Routes::new(health.server()), &[kasbah_health::SERVICE])
+            .describe(kasbah_health::DESCRIPTORS)
+            .http(health.router());
+        let stop = told_to_stop(self.signals, health, self.drain_delay);
+        let served = kas.serve(listener, stop).await;
         self.background.shutdown().await;
         if let Some(control) = self.control {
             control.close().await;
@@ -263,6 +300,24 @@ impl Ready {
                 Failure::new(Exit::Unavailable, error)
             }
         })
+    }
+}
+
+/// Completes when requests are to be accepted no longer: `delay` after the first signal, in which
+/// whoever asks is told that the server is not ready, or at the second.
+async fn told_to_stop(signals: [Signal; 2], health: Arc<Health>, delay: Duration) {
+    let [mut terminate, mut interrupt] = signals;
+    let mut signal = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    signal().await;
+    health.drain();
+    tokio::select! {
+        () = sleep(delay) => {}
+        () = signal() => {}
     }
 }
 

@@ -1,8 +1,9 @@
 //! `server` and `kas`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use config::Value;
+use kasbah_auth::RateLimit;
 use kasbah_kas::{Cors, Limits};
 use kasbah_trust::{KeyId, SecretSource};
 use serde::Deserialize;
@@ -35,6 +36,11 @@ pub(crate) struct Server {
     pub(crate) prefix: Option<String>,
     /// Whether clients may ask which services there are.
     pub(crate) reflection: bool,
+    /// How long to serve on after the signal to stop.
+    pub(crate) drain_delay: Duration,
+    /// How often each caller may call; `None` for as often as they like.
+    #[expect(dead_code, reason = "the gate does not count calls yet")]
+    pub(crate) rate: Option<RateLimit>,
 }
 
 /// How connections are encrypted.
@@ -61,6 +67,7 @@ struct RawServer {
     rest: Option<Value>,
     prefix: Option<String>,
     reflection: Option<bool>,
+    drain_delay_seconds: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +115,8 @@ struct RawLimits {
     first_request_timeout_seconds: Option<u64>,
     idle_timeout_seconds: Option<u64>,
     drain_timeout_seconds: Option<u64>,
+    calls_per_second: Option<u32>,
+    calls_burst: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -141,6 +150,10 @@ pub(super) fn server(
         Some(value) => Node::new("server.limits", value).read(findings)?,
         None => RawLimits::default(),
     };
+    let rate = match (raw_limits.calls_per_second, raw_limits.calls_burst) {
+        (None, None) => None,
+        (per_second, burst) => Some(rate(per_second, burst, findings)?),
+    };
     let limits = limits(&raw_limits, findings);
     let cors = match raw.cors {
         Some(value) => Some(cors(value, findings)?),
@@ -165,8 +178,9 @@ pub(super) fn server(
     }
     is_encrypted(listen, tls.is_some(), raw.plaintext, findings)?;
     let reflection = raw.reflection.unwrap_or(false);
-    let prefix = raw.prefix;
-    Some(Server { listen, limits: limits?, tls, metrics, cors, rest, prefix, reflection })
+    let drain_delay = Duration::from_secs(raw.drain_delay_seconds.unwrap_or(0));
+    let (limits, prefix) = (limits?, raw.prefix);
+    Some(Server { listen, limits, tls, metrics, cors, rest, prefix, reflection, drain_delay, rate })
 }
 
 /// Plain text is for loopback addresses, and for whoever asks for it.
@@ -372,6 +386,22 @@ fn limits(raw: &RawLimits, findings: &mut Findings) -> Option<Limits> {
         );
     }
     all_fit.then_some(limits)
+}
+
+/// How often each caller may call.
+fn rate(per_second: Option<u32>, burst: Option<u32>, findings: &mut Findings) -> Option<RateLimit> {
+    let Some(per_second) = per_second else {
+        let text = "has no effect without `calls_per_second`; set that too";
+        return findings.problem("server.limits.calls_burst", text);
+    };
+    let mut number = |name: &str, value: u32| {
+        let path = format!("server.limits.{name}");
+        let text = "must be at least 1: with 0 nothing could be served";
+        NonZeroU32::new(value).or_else(|| findings.problem(path, text))
+    };
+    let per_second = number("calls_per_second", per_second)?;
+    let burst = burst.map_or(Some(per_second), |burst| number("calls_burst", burst))?;
+    Some(RateLimit::new(per_second, burst))
 }
 
 /// `kas`.
