@@ -280,6 +280,8 @@ fn issue(
     write_secret(&directory.join("jwks.json"), &issuer.jwks().to_string())?;
     write_secret(&directory.join("access-token"), &token)?;
     write_secret(&directory.join("client-secret"), secret.expose_secret())?;
+    let credentials = json!({ "clientId": CLIENT, "clientSecret": secret.expose_secret() });
+    write_secret(&directory.join("credentials.json"), &Zeroizing::new(credentials.to_string()))?;
     Ok(token)
 }
 
@@ -310,7 +312,9 @@ fn long_lived(
     Ok(issuer.sign(&claims)?)
 }
 
-/// YAML; JSON values are YAML too, which saves quoting.
+/// YAML; JSON values are YAML too, which saves quoting. Old clients find their REST routes, and pages
+/// of any origin may call, as they may call the issuer: without a token nothing but public keys is
+/// to be had.
 fn configuration(token: &ThrowAway, address: SocketAddr, url: &str, issuer: &Issuer) -> String {
     let kind = token.kind;
     let module = json!({ "path": token.module, "env": { kind.variable: kind.file } });
@@ -325,7 +329,7 @@ fn configuration(token: &ThrowAway, address: SocketAddr, url: &str, issuer: &Iss
          server: {}\nkas: {}\nauth: {auth}\ndecisions: {}\nregistry: {}\nsecrets:\n  {PIN}: {{ file: {PIN} }}\n  \
          {ROOT}: {{ file: {ROOT} }}\nroot_keys: [{ROOT}]\nmodules:\n  {}: {module}\nproviders:\n  \
          - name: main\n    manager: {}\n    config: {provider}\n",
-        json!({ "listen": address }),
+        json!({ "listen": address, "rest": {}, "cors": { "origins": ["*"] } }),
         json!({ "uri": url, "key_index": "registry" }),
         json!({ "mode": "local", "from": "registry" }),
         json!({ "database": "sqlite:registry.db" }),
@@ -373,7 +377,7 @@ impl Made {
             .collect();
         let (url, issuer, directory) = (&self.url, self.issuer.url(), self.directory.display());
         format!(
-            "Kasbah serves gRPC on {url}. Its keys were made just now, each was used once:\n\n{}\n\
+            "Kasbah serves Connect, gRPC and REST on {url}. Its keys were made just now, each was used once:\n\n{}\n\
              Everything is in {directory} and stays there:\n  \
              config.yaml    its configuration\n  \
              registry.db    which keys there are\n  \
@@ -381,7 +385,7 @@ impl Made {
              tokens         the token; its PIN is in `pin`\n  \
              access-token   an access token for an administrator, good for 30 days\n\n\
              Its issuer gives access tokens to the client {CLIENT}, whose secret is in\n\
-             `client-secret`, until Ctrl-C:\n  \
+             `client-secret`, until Ctrl-C; `credentials.json` has both for SDKs:\n  \
              {issuer}\n\n\
              Ask it for a rewrap:\n  \
              kasbah smoke {url} --token-file {directory}/access-token\n\

@@ -57,7 +57,7 @@ fn it_tells_what_it_made_and_leaves_it_behind() {
     let dir = scratch.path().join("dev");
     assert_eq!(ready["config"], dir.join("config.yaml").to_str().unwrap());
     assert_eq!(ready["access_token"], fs::read_to_string(dir.join("access-token")).unwrap());
-    for name in ["pin", "so-pin", "root", "access-token"] {
+    for name in ["pin", "so-pin", "root", "access-token", "credentials.json"] {
         let mode = fs::metadata(dir.join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
@@ -265,6 +265,10 @@ fn its_issuer_gives_tokens_to_its_client() {
     let file = scratch.path().join("dev/client-secret");
     assert_eq!(fs::read_to_string(&file).unwrap(), issuer.secret);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let credentials = fs::read(scratch.path().join("dev/credentials.json")).unwrap();
+    let credentials: Value = serde_json::from_slice(&credentials).unwrap();
+    let expected = json!({ "clientId": issuer.id, "clientSecret": issuer.secret });
+    assert_eq!(credentials, expected);
 
     for answer in [issuer.by_basic(&issuer.secret, None), issuer.by_form(&issuer.secret)] {
         assert_eq!(answer.1["token_type"], "Bearer");
