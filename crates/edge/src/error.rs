@@ -7,6 +7,8 @@ use http::{HeaderMap, HeaderName, Response};
 use prost::Message;
 use tonic::{Code, Status};
 
+use crate::front::sized;
+
 /// `google.rpc.Status`, of which only the details count.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
@@ -27,7 +29,7 @@ struct Any {
 /// and trailers too in gRPC.
 pub fn error_response(status: &Status, request_headers: &HeaderMap) -> Response<Body> {
     let protocol = Protocol::detect(request_headers).map(|request| request.protocol);
-    error(status, protocol).into_http_response(request_headers).map(Body::new)
+    error(status, protocol).into_http_response(request_headers).map(sized)
 }
 
 /// A status that comes before anything else. Clients of gRPC look for its metadata in the trailers or,

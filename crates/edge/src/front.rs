@@ -3,7 +3,9 @@
 use std::{convert::Infallible, fmt, sync::Arc, time::Instant};
 
 use axum::body::Body;
-use connectrpc::{CompressionPolicy, ConnectRpcService, DeadlinePolicy, Limits, Protocol};
+use connectrpc::{
+    CompressionPolicy, ConnectRpcBody, ConnectRpcService, DeadlinePolicy, Limits, Protocol,
+};
 use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use kasbah_telemetry::{instruments, set_parent};
 use tokio::sync::Semaphore;
@@ -184,7 +186,7 @@ impl Front {
 
     async fn by_runtime(&self, request: Request<Body>) -> Response<Body> {
         match self.runtime.clone().oneshot(request).await {
-            Ok(response) => response.map(Body::new),
+            Ok(response) => response.map(sized),
             Err(never) => match never {},
         }
     }
@@ -195,6 +197,14 @@ impl Front {
             Ok(response) => response.map(Body::new),
             Err(never) => match never {},
         }
+    }
+}
+
+/// A whole body says how long it is; one of the runtime does not.
+pub(crate) fn sized(body: ConnectRpcBody) -> Body {
+    match body {
+        ConnectRpcBody::Full(whole) => Body::new(whole),
+        other => Body::new(other),
     }
 }
 

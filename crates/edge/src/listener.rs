@@ -4,7 +4,6 @@ use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use http::{Extensions, Request, Response, Uri};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -24,7 +23,10 @@ use tonic::{service::Routes, transport::server::Connected};
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use crate::{
-    AsSent, Call, Cors, EdgeLimits, Guard, Tls, front::Front, methods::methods, quiet::Activity,
+    AsSent, Call, Cors, EdgeLimits, Guard, Tls,
+    front::Front,
+    methods::methods,
+    quiet::{Activity, Held},
 };
 
 /// The descriptors of services are none.
@@ -223,13 +225,7 @@ impl Door {
             request.extensions_mut().extend(about.clone());
             async move {
                 let response = app.oneshot(request).await?;
-                // It is under way until its body is sent.
-                Ok(response.map(|body| {
-                    Body::new(body.map_frame(move |frame| {
-                        let _ = &busy;
-                        frame
-                    }))
-                }))
+                Ok(response.map(|body| Body::new(Held::new(body, busy))))
             }
         }))
     }

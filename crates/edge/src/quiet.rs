@@ -1,13 +1,52 @@
 //! Whether anything happens on a connection.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use axum::body::{Body, Bytes};
+use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::EdgeLimits;
+
+pin_project_lite::pin_project! {
+    /// The body of an answer; its request is under way until it is sent.
+    pub(crate) struct Held {
+        #[pin]
+        body: Body,
+        busy: Busy,
+    }
+}
+
+impl Held {
+    pub(crate) fn new(body: Body, busy: Busy) -> Self {
+        Self { body, busy }
+    }
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.project().body.poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// What happens on one connection.
 #[derive(Debug)]

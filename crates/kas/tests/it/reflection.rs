@@ -1,6 +1,7 @@
 //! Which services there are, for tools that ask.
 
 use futures_util::stream;
+use kasbah_kas::Kas;
 use tonic::{Code, Status, transport::Channel};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
@@ -28,8 +29,7 @@ async fn services(server: &Server) -> Result<Vec<String>, Status> {
 
 #[tokio::test]
 async fn services_are_told_where_that_is_wanted() {
-    let server =
-        Server::beside(vec![key("r1", RSA)], |builder| builder, |kas| kas.reflection()).await;
+    let server = Server::beside(vec![key("r1", RSA)], |builder| builder, Kas::reflection).await;
     let mut told = services(&server).await.unwrap();
     told.sort();
     assert_eq!(
