@@ -10,8 +10,9 @@ use crate::{AccessRules, AuditSink, Kas, Limits, MinProof, access::Nobody};
 
 /// Tolerance for clocks that differ.
 const DEFAULT_CLOCK_SKEW: Duration = Duration::from_mins(1);
-/// The longest that a signed request token may be good. Clients make them good for a minute.
-const DEFAULT_SRT_LIFETIME: Duration = Duration::from_hours(1);
+/// The longest that a signed request token may be good. Most clients make them good for a minute,
+/// otdf-python for two hours.
+const DEFAULT_SRT_LIFETIME: Duration = Duration::from_hours(2);
 
 /// Puts a [`Kas`] together. Setters never fail; [`KasBuilder::build`] reports everything at once.
 #[derive(Debug)]
@@ -158,7 +159,7 @@ impl KasBuilder {
         self
     }
 
-    /// The longest that a signed request token may be good; one hour if not set.
+    /// The longest that a signed request token may be good; two hours if not set.
     #[must_use]
     pub fn srt_lifetime(mut self, lifetime: Duration) -> Self {
         self.srt_lifetime = lifetime;

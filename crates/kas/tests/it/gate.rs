@@ -179,8 +179,9 @@ async fn a_signed_request_says_how_long_it_is_good() {
         ("neither", json!({}), false),
         ("expired", json!({ "exp": now() - 61 }), false),
         ("to come", json!({ "iat": now() + 90 }), false),
-        ("an hour old", json!({ "iat": now() - 3661 }), false),
-        ("for too long", json!({ "exp": now() + 3700 }), false),
+        ("as otdf-python has it", json!({ "iat": now(), "exp": now() + 7200 }), true),
+        ("two hours old", json!({ "iat": now() - 7261 }), false),
+        ("for too long", json!({ "exp": now() + 7300 }), false),
         ("not text", json!({ "exp": "soon" }), false),
     ] {
         let mut request = json!({ "requestBody": rig.request()["requestBody"] });
