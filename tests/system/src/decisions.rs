@@ -119,6 +119,7 @@ pub struct Reader {
     rpc: AccessServiceClient<Channel>,
     token: String,
     context: Option<String>,
+    traceparent: Option<String>,
 }
 
 impl Reader {
@@ -128,13 +129,19 @@ impl Reader {
     /// When the URL is none.
     pub fn new(url: String, token: String) -> Self {
         let channel = Channel::from_shared(url).expect("a URL").connect_lazy();
-        Self { rpc: AccessServiceClient::new(channel), token, context: None }
+        Self { rpc: AccessServiceClient::new(channel), token, context: None, traceparent: None }
     }
 
     /// The same with a header `x-rewrap-additional-context`.
     #[must_use]
     pub fn with_context(&self, header: &str) -> Self {
         Self { context: Some(header.to_owned()), ..self.clone() }
+    }
+
+    /// The same in a trace, by a header `traceparent`.
+    #[must_use]
+    pub fn in_trace(&self, header: &str) -> Self {
+        Self { traceparent: Some(header.to_owned()), ..self.clone() }
     }
 
     /// Rewraps.
@@ -151,9 +158,12 @@ impl Reader {
         let mut request = Request::new(RewrapRequest { signed_request_token });
         let bearer = format!("Bearer {}", self.token).parse().expect("a header value");
         request.metadata_mut().insert("authorization", bearer);
-        if let Some(context) = &self.context {
-            let context = context.parse().expect("a header value");
-            request.metadata_mut().insert("x-rewrap-additional-context", context);
+        for (name, value) in
+            [("x-rewrap-additional-context", &self.context), ("traceparent", &self.traceparent)]
+        {
+            if let Some(value) = value {
+                request.metadata_mut().insert(name, value.parse().expect("a header value"));
+            }
         }
         Ok(self.rpc.clone().rewrap(request).await?.into_inner())
     }
@@ -221,6 +231,8 @@ pub enum Fault {
 pub struct Asked {
     /// Header `authorization`.
     pub authorization: Option<String>,
+    /// Header `traceparent`.
+    pub traceparent: Option<String>,
     /// The token of the caller whom it is about.
     pub token: String,
     /// Name of the action.
@@ -419,14 +431,17 @@ fn asked<T>(
     resources: &[Resource],
     fulfillable: &[String],
 ) -> Asked {
-    let authorization = request.metadata().get("authorization");
-    let authorization = authorization.map(|value| value.to_str().expect("text").to_owned());
+    let header = |name| {
+        let value = request.metadata().get(name);
+        value.map(|value| value.to_str().expect("text").to_owned())
+    };
     let Some(Identifier::Token(token)) = entity.and_then(|entity| entity.identifier.as_ref())
     else {
         panic!("it asks about a token")
     };
     Asked {
-        authorization,
+        authorization: header("authorization"),
+        traceparent: header("traceparent"),
         token: token.jwt.clone(),
         action: action.map(|action| action.name.clone()).unwrap_or_default(),
         resources: resources.iter().map(fqns).collect(),

@@ -339,7 +339,10 @@ fn push(list: &mut Value, item: Value) {
 }
 
 /// A loopback address nobody listens on, for a moment.
-fn free_address() -> String {
+///
+/// # Panics
+/// When there is none.
+pub fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").to_string()
 }

@@ -768,7 +768,7 @@ async fn a_platform_decides_by_one_question_for_each_request() {
 
     let told = rig.read(&alice, &[PERMIT, PERMIT]).await;
     assert_eq!((&*told.status, told.obligations.len()), ("permit", 0));
-    let [Asked { authorization, token: about, action, resources, fulfillable }] =
+    let [Asked { authorization, token: about, action, resources, fulfillable, .. }] =
         &stand_in.take()[..]
     else {
         panic!("one question")
