@@ -1,5 +1,5 @@
 # The two commands of the README, and the pieces they are made of.
-.PHONY: demo test deps kryoptic tools python provider lint doc fuzz crash bench deploy-lint
+.PHONY: demo test deps kryoptic tools python provider suite conformance lint doc fuzz crash bench deploy-lint
 
 # Opens a TDF through a throw-away Kasbah. ONCE=1 stops the server afterwards.
 demo:
@@ -7,7 +7,7 @@ demo:
 	./tests/bin/demo
 
 # Every tier of the test suite; ends with a table of tiers.
-test: deps tools kryoptic python provider
+test: deps tools kryoptic python provider suite
 	./tests/bin/tiers
 
 # What the tests need from the system.
@@ -29,6 +29,14 @@ python:
 # The OpenID provider of the tests, cached by its lock file.
 provider:
 	./tests/oidc-provider/setup.sh
+
+# The official conformance suite of Connect, cached by its go.sum.
+suite:
+	./tests/conformance/setup.sh
+
+# Runs it: every unary call of Connect, gRPC and gRPC-Web, over HTTP/1.1 and HTTP/2.
+conformance: suite
+	cargo test --locked -p kasbah-conformance --test it -- --nocapture
 
 lint:
 	cargo fmt --all --check
