@@ -23,16 +23,26 @@ pub(crate) async fn public_key(
     Ok(PublicKeyResponse { public_key, kid })
 }
 
-/// Answers `LegacyPublicKey`, always with PEM.
+/// Answers `LegacyPublicKey`, always with PEM. The answer says no kid, so neither will what is
+/// wrapped with it, and only legacy keys are tried for that.
 pub(crate) async fn legacy_public_key(
     keys: &KeyService,
     request: &LegacyPublicKeyRequest,
     deadline: Deadline,
 ) -> Result<String, PublicKeyFault> {
-    if algorithm(&request.algorithm).is_none() {
+    let Some(algorithm) = algorithm(&request.algorithm) else {
         return Err(PublicKeyFault::LegacyAlgorithm);
-    }
-    match find(keys, &request.algorithm, deadline).await {
+    };
+    let found = match algorithm {
+        Algorithm::Rsa2048 => keys.legacy_key_to_hand_out(deadline).await,
+        _ => Ok(None),
+    };
+    let key = match found {
+        Ok(Some(key)) => Ok(key),
+        Ok(None) => find(keys, &request.algorithm, deadline).await,
+        Err(error) => Err(lookup(&error)),
+    };
+    match key {
         Ok(key) => Ok(key.public_key.to_pem()),
         Err(PublicKeyFault::Lookup) => Err(PublicKeyFault::LegacyLookup),
         Err(fault) => Err(fault),

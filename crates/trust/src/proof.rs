@@ -171,7 +171,28 @@ impl KeyService {
         algorithm: Algorithm,
         deadline: Deadline,
     ) -> Result<Option<Arc<KeyDetails>>> {
-        let filter = KeyFilter { algorithm: Some(algorithm), legacy: Some(false) };
+        self.first_proven(KeyFilter { algorithm: Some(algorithm), legacy: Some(false) }, deadline)
+            .await
+    }
+
+    /// The key that clients should wrap with that name no key in what they wrap: the first legacy
+    /// key that is active and proven. `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Self::key_to_hand_out`].
+    pub async fn legacy_key_to_hand_out(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<KeyDetails>>> {
+        let algorithm = Some(Algorithm::Rsa2048);
+        self.first_proven(KeyFilter { algorithm, legacy: Some(true) }, deadline).await
+    }
+
+    async fn first_proven(
+        &self,
+        filter: KeyFilter,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<KeyDetails>>> {
         let mut unproven = None;
         for key in self.index().list(filter, deadline).await? {
             if key.status != KeyStatus::Active || key.mode == KeyMode::PublicKeyOnly {

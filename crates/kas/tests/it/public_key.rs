@@ -52,6 +52,18 @@ async fn the_first_active_key_that_is_not_legacy_is_handed_out() {
 }
 
 #[tokio::test]
+async fn the_old_call_hands_out_a_legacy_key() {
+    let rotated = KeyDetails { status: KeyStatus::Rotated, ..legacy(key("old", RSA)) };
+    let active = legacy(key("legacy", RSA));
+    let server = Server::start(vec![key("new", RSA), rotated, active.clone()]).await;
+    for algorithm in ["", "rsa:2048"] {
+        let request = LegacyPublicKeyRequest { algorithm: algorithm.into() };
+        let pem = server.client.clone().legacy_public_key(request).await.unwrap().into_inner();
+        assert_eq!(PublicKey::from_pem(&pem).unwrap(), active.public_key, "it says no kid");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_not_found() {
     let empty = Server::start(Vec::new()).await;
     let some = Server::start(vec![key("e1", P256), legacy(key("l1", RSA))]).await;
