@@ -14,7 +14,7 @@ use kasbah_crypto::{Curve, PrivateKeyParts, PublicKey, envelope::RootKey};
 use kasbah_issuer::{Client, Issuer, Settings, SigningKeys};
 use kasbah_pkcs11::provision::{self, KeyEntry};
 use kasbah_proto::policy::KeyMode;
-use kasbah_registry::{NewKas, NewKey, PrivateKey, ProviderName};
+use kasbah_registry::{KeyName, NewKas, NewKey, PrivateKey, ProviderName};
 use kasbah_trust::{Algorithm, Custody, Deadline, KeyService};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
@@ -41,7 +41,9 @@ const ROOT: &str = "root";
 /// How long one key may take to prove itself.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Kids of the keys that are always made.
-const KIDS: [&str; 3] = ["r1", "e1", "b1"];
+const KIDS: [&str; 3] = [FIRST, "e1", "b1"];
+/// Kid of the base key.
+const FIRST: &str = "r1";
 
 /// Try everything at once: a server with throw-away keys
 ///
@@ -153,7 +155,7 @@ struct NewRecord {
 fn in_token(token: &ThrowAway, imports: &[Import]) -> Result<Vec<NewRecord>, Failure> {
     let token = token.make()?;
     let mut keys = vec![
-        provision::generate(&token, KIDS[0], Algorithm::Rsa2048)?,
+        provision::generate(&token, FIRST, Algorithm::Rsa2048)?,
         provision::generate(&token, KIDS[1], Algorithm::Ec(Curve::P256))?,
     ];
     for import in imports {
@@ -218,7 +220,10 @@ async fn register(
             provider_id: (key.mode == KeyMode::Remote).then(|| main.id.clone()),
             ..NewKey::default()
         };
-        registry.create_key(&kas.id, &new).await.or_exit(Exit::Unavailable)?;
+        let made = registry.create_key(&kas.id, &new).await.or_exit(Exit::Unavailable)?;
+        if made.kid == FIRST {
+            registry.set_base_key(&KeyName::Id(made.id)).await.or_exit(Exit::Unavailable)?;
+        }
     }
     let mut served = Vec::new();
     for key in keys {
