@@ -1,6 +1,6 @@
 //! Configurations, good and bad, through `kasbah config check`.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use kasbah_crypto::{Algorithm, PrivateKey};
 use serde_json::Value;
@@ -89,6 +89,61 @@ fn the_documented_one_is_fine() {
     scratch.write("b1.pem", &key.to_pem());
     let (code, report) = check(&scratch, sample);
     assert_eq!((code, &report["warnings"]), (0, &Value::Array(vec![])), "{report}");
+}
+
+/// Every example of the documentation, in place of the sections of the whole one that it has too.
+#[test]
+fn what_the_documentation_shows_in_part_is_fine() {
+    let scratch = scratch();
+    let key = PrivateKey::generate(Algorithm::Rsa2048).unwrap().public_key();
+    scratch.write("b1.pem", &key.to_pem());
+    for file in ["tls.crt", "tls.key", "clients.pem", "root1", "database-password"] {
+        scratch.write(file, "text\n");
+    }
+    scratch.write("roles.csv", "p, role:standard, kas.AccessService/*, *, allow\n");
+    let documentation = include_str!("../../../../docs/configuration.md");
+    let mut samples = documentation.split("```yaml\n").skip(1).map(|rest| {
+        let sample = rest.split("```").next().unwrap();
+        sections(sample)
+    });
+    let whole = samples.next().unwrap();
+    let parts: Vec<_> = samples.filter(|sample| !sample.contains_key("providers")).collect();
+    assert!(parts.len() >= 3, "{parts:?}");
+    for part in parts {
+        let mut text = whole.clone();
+        if part.get("kas").is_some_and(|kas| kas.contains("registry")) {
+            text.remove("keyring");
+        }
+        for (name, section) in &part {
+            let kept = text.remove(name).filter(|_| *name == "secrets");
+            text.insert(name, kept.map_or(section.clone(), |kept| merged(&kept, section)));
+        }
+        let text: String = text.into_values().collect();
+        let (code, report) = check(&scratch, &text);
+        assert_eq!((code, &report["problems"]), (0, &Value::Array(vec![])), "{text}\n{report}");
+    }
+}
+
+/// Top-level keys of a sample with their lines.
+fn sections(sample: &str) -> BTreeMap<&str, String> {
+    let mut sections = BTreeMap::<&str, String>::new();
+    let mut name = "";
+    for line in sample.lines().filter(|line| !line.starts_with('#')) {
+        if !line.starts_with(' ') {
+            name = line.split(':').next().unwrap();
+        }
+        let section = sections.entry(name).or_default();
+        section.push_str(line);
+        section.push('\n');
+    }
+    sections
+}
+
+/// Entries of both; the first has them if both do.
+fn merged(first: &str, second: &str) -> String {
+    let known = |line: &str| first.contains(line.split_inclusive(':').next().unwrap());
+    let others = second.lines().filter(|line| !known(line));
+    others.fold(first.to_owned(), |text, line| text + line + "\n")
 }
 
 #[test]
@@ -271,6 +326,11 @@ const BAD: &[(&str, &str, &str)] = &[
     // TLS.
     (
         "  listen: \"127",
+        "  plaintext: true\n  tls: { certificate_file: b1.pem, private_key: root1 }\n  listen: \"127",
+        "server.plaintext: contradicts `server.tls`",
+    ),
+    (
+        "  listen: \"127",
         "  tls: { certificate_file: none.pem, private_key: pin1 }\n  listen: \"127",
         "server.tls.certificate_file: cannot read",
     ),
@@ -418,6 +478,234 @@ const BAD: &[(&str, &str, &str)] = &[
         "modules:\n  two: { path: module.so, env: { SOFTHSM2_CONF: other } }\n",
         "modules.two.env.SOFTHSM2_CONF: another module sets",
     ),
+    // Plaintext and TLS.
+    (
+        "listen: \"127.0.0.1:0\"",
+        "listen: \"0.0.0.0:0\"",
+        "server.tls: is missing, and `server.listen` is no loopback address",
+    ),
+    (
+        "listen: \"127.0.0.1:0\"",
+        "plaintext: false\n  listen: \"[::]:0\"",
+        "server.tls: is missing, and `server.listen` is no loopback address",
+    ),
+    (
+        "  listen: \"127",
+        "  plaintext: \"yes, please\"\n  listen: \"127",
+        "server.plaintext: expected",
+    ),
+    (
+        "  listen: \"127",
+        "  tls: { certificate_file: b1.pem }\n  listen: \"127",
+        "server.tls.private_key: is missing",
+    ),
+    (
+        "  listen: \"127",
+        "  tls: { certificate: b1.pem }\n  listen: \"127",
+        "server.tls.certificate: unknown field",
+    ),
+    ("  listen: \"127", "  tls: b1.pem\n  listen: \"127", "server.tls: expected a map"),
+    // CORS.
+    ("  listen: \"127", "  cors: {}\n  listen: \"127", "server.cors.origins: is missing"),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [] }\n  listen: \"127",
+        "server.cors.origins: expected origins such as",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: \"https://app.example\" }\n  listen: \"127",
+        "server.cors.origins: expected a sequence",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [\"*\", \"https://app.example\"] }\n  listen: \"127",
+        "server.cors.origins: expected origins such as",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [\"https://app.example\", \"https://app.example/page\"] }\n  listen: \"127",
+        "server.cors.origins[1]: expected a scheme, a host",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [\"https://app.example/\"] }\n  listen: \"127",
+        "server.cors.origins[0]: expected a scheme, a host",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [app.example] }\n  listen: \"127",
+        "server.cors.origins[0]: expected a scheme, a host",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [\"*\"], credentials: true }\n  listen: \"127",
+        "server.cors.credentials: browsers take no credentials",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [\"*\"], headers: [x-a, \"x b\"] }\n  listen: \"127",
+        "server.cors.headers[1]: expected the name of a header",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [\"*\"], exposed_headers: [\"\"] }\n  listen: \"127",
+        "server.cors.exposed_headers[0]: expected the name of a header",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [\"*\"], max_age_seconds: -1 }\n  listen: \"127",
+        "server.cors.max_age_seconds: expected",
+    ),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [\"*\"], max_age: 1 }\n  listen: \"127",
+        "server.cors.max_age: unknown field",
+    ),
+    // Paths, and what is served below them.
+    (
+        "  listen: \"127",
+        "  rest: { prefix: kas }\n  listen: \"127",
+        "server.rest.prefix: expected a path such as /kas",
+    ),
+    (
+        "  listen: \"127",
+        "  rest: { prefix: /kas/ }\n  listen: \"127",
+        "server.rest.prefix: expected a path such as /kas",
+    ),
+    (
+        "  listen: \"127",
+        "  rest: { path: /kas }\n  listen: \"127",
+        "server.rest.path: unknown field",
+    ),
+    ("  listen: \"127", "  rest: true\n  listen: \"127", "server.rest: expected a map"),
+    (
+        "  listen: \"127",
+        "  prefix: /\n  listen: \"127",
+        "server.prefix: expected a path such as /kas",
+    ),
+    (
+        "  listen: \"127",
+        "  prefix: \"/a//b\"\n  listen: \"127",
+        "server.prefix: expected a path such as /kas",
+    ),
+    (
+        "  listen: \"127",
+        "  prefix: \"/{any}\"\n  listen: \"127",
+        "server.prefix: expected a path such as /kas",
+    ),
+    (
+        "  listen: \"127",
+        "  reflection: { v1: true }\n  listen: \"127",
+        "server.reflection: expected",
+    ),
+    (
+        "  listen: \"127",
+        "  drain_delay_seconds: soon\n  listen: \"127",
+        "server.drain_delay_seconds: expected",
+    ),
+    // More limits.
+    ("kaos: 10", "connections: 0", "server.limits.connections: must be at least 1"),
+    ("kaos: 10", "calls: 0", "server.limits.calls: must be at least 1"),
+    (
+        "kaos: 10",
+        "streams_per_connection: 0",
+        "server.limits.streams_per_connection: must be at least 1",
+    ),
+    ("kaos: 10", "header_bytes: 0", "server.limits.header_bytes: must be at least 1"),
+    ("kaos: 10", "header_bytes: 5000000000", "server.limits.header_bytes: expected"),
+    (
+        "kaos: 10",
+        "idle_timeout_seconds: 0",
+        "server.limits.idle_timeout_seconds: must be at least 1",
+    ),
+    (
+        "kaos: 10",
+        "first_request_timeout_seconds: 0",
+        "server.limits.first_request_timeout_seconds: must be at least 1",
+    ),
+    ("kaos: 10", "body_bytes: 1000", "server.limits.body_bytes: is below message_bytes"),
+    (
+        "kaos: 10",
+        "calls_burst: 5",
+        "server.limits.calls_burst: has no effect without `calls_per_second`",
+    ),
+    ("kaos: 10", "calls_per_second: 0", "server.limits.calls_per_second: must be at least 1"),
+    (
+        "kaos: 10",
+        "calls_per_second: 1, calls_burst: 0",
+        "server.limits.calls_burst: must be at least 1",
+    ),
+    // Metrics and traces.
+    (
+        "listen: \"127.0.0.1:0\"",
+        "listen: \"127.0.0.1:8080\"\n  metrics: { listen: \"127.0.0.1:8080\" }",
+        "server.metrics.listen: is where clients are served",
+    ),
+    ("  listen: \"127", "  metrics: {}\n  listen: \"127", "server.metrics.listen: is missing"),
+    (
+        "  listen: \"127",
+        "  metrics: { listen: 9464 }\n  listen: \"127",
+        "server.metrics.listen: expected an IP address and a port",
+    ),
+    (
+        "  listen: \"127",
+        "  metrics: { listen: \"localhost:9464\" }\n  listen: \"127",
+        "server.metrics.listen: expected an IP address and a port",
+    ),
+    (
+        "  listen: \"127",
+        "  metrics: { listen: \"127.0.0.1:9464\", path: /m }\n  listen: \"127",
+        "server.metrics.path: unknown field",
+    ),
+    ("secrets:\n", "telemetry: { metrics: {} }\nsecrets:\n", "telemetry.metrics: unknown field"),
+    ("secrets:\n", "telemetry: on\nsecrets:\n", "telemetry: expected"),
+    ("secrets:\n", "telemetry: { otlp: {} }\nsecrets:\n", "telemetry.otlp.endpoint: is missing"),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: collector } }\nsecrets:\n",
+        "telemetry.otlp.endpoint: expected an absolute http or https address",
+    ),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: \"http://a:4317\", protocol: http } }\nsecrets:\n",
+        "telemetry.otlp.protocol: unknown field",
+    ),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: \"http://a:4317\", interval_seconds: 0 } }\nsecrets:\n",
+        "telemetry.otlp.interval_seconds: must be at least 1",
+    ),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: \"http://a:4317\", timeout_seconds: 0 } }\nsecrets:\n",
+        "telemetry.otlp.timeout_seconds: must be at least 1",
+    ),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: \"http://a:4317\", headers: { authorization: nothing } } }\nsecrets:\n",
+        "telemetry.otlp.headers.authorization: no such entry under `secrets`",
+    ),
+    (
+        "secrets:\n",
+        "telemetry: { traces: {} }\nsecrets:\n",
+        "telemetry.traces: has no effect without `telemetry.otlp`",
+    ),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: \"http://a:4317\" }, traces: { sample_ratio: 1.5 } }\nsecrets:\n",
+        "telemetry.traces.sample_ratio: expected 0 to 1",
+    ),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: \"http://a:4317\" }, traces: { sample_ratio: -0.1 } }\nsecrets:\n",
+        "telemetry.traces.sample_ratio: expected 0 to 1",
+    ),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: \"http://a:4317\" }, traces: { ratio: 1 } }\nsecrets:\n",
+        "telemetry.traces.ratio: unknown field",
+    ),
     // Shapes.
     ("key_managers: { unknown: refuse }", "key_managers: refuse", "key_managers: expected"),
     ("key_managers: {", "custody: [1]\nkey_managers: {", "custody: unknown key"),
@@ -463,6 +751,30 @@ const FINE: &[(&str, &str)] = &[
     (
         "secrets:\n",
         "audit: { file: a.log, durability: synced, signing_key: key, checkpoint_file: c, rotate_bytes: 1000 }\nsecrets:\n  key: { env: X }\n",
+    ),
+    ("listen: \"127.0.0.1:0\"", "plaintext: true\n  listen: \"0.0.0.0:0\""),
+    (
+        "  listen: \"127",
+        "  cors: { origins: [\"https://app.example:8443\", \"http://localhost:3000\"], headers: [x-a], exposed_headers: [x-b], credentials: true, max_age_seconds: 600 }\n  listen: \"127",
+    ),
+    ("  listen: \"127", "  cors: { origins: [\"*\"] }\n  listen: \"127"),
+    ("  listen: \"127", "  rest: {}\n  listen: \"127"),
+    (
+        "  listen: \"127",
+        "  rest: { prefix: /kas }\n  prefix: /api/kas-1.0\n  reflection: true\n  drain_delay_seconds: 5\n  listen: \"127",
+    ),
+    (
+        "kaos: 10",
+        "connections: 100, calls: 50, body_bytes: 10000000, first_request_timeout_seconds: 2, idle_timeout_seconds: 20, calls_per_second: 5, calls_burst: 10",
+    ),
+    ("  listen: \"127", "  metrics: { listen: \"[::1]:9464\" }\n  listen: \"127"),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: \"https://collector.example:4317\", headers: { authorization: collector }, interval_seconds: 10, timeout_seconds: 2 }, traces: { sample_ratio: 0.05 } }\nsecrets:\n  collector: { env: X }\n",
+    ),
+    (
+        "secrets:\n",
+        "telemetry: { otlp: { endpoint: \"http://127.0.0.1:4317\" }, traces: {} }\nsecrets:\n",
     ),
 ];
 
@@ -574,8 +886,7 @@ fn a_registry_has_its_own_base_key() {
 
 #[test]
 fn dev_tokens_stay_on_loopback() {
-    let text =
-        "server: { listen: \"0.0.0.0:8080\" }\nkas: { uri: \"http://a\" }\nauth: { mode: dev }\n";
+    let text = "server: { listen: \"0.0.0.0:8080\", plaintext: true }\nkas: { uri: \"http://a\" }\nauth: { mode: dev }\n";
     let (code, report) = check(&scratch(), text);
     assert_eq!(code, 1);
     assert!(
