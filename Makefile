@@ -1,5 +1,5 @@
 # The two commands of the README, and the pieces they are made of.
-.PHONY: demo test deps kryoptic tools python provider suite conformance lint doc fuzz crash bench deploy-lint
+.PHONY: demo test deps kryoptic tools python provider suite conformance lint doc fuzz crash bench telemetry-pictures deploy-lint
 
 # Opens a TDF through a throw-away Kasbah. ONCE=1 stops the server afterwards.
 demo:
@@ -63,3 +63,8 @@ crash: deps
 # Figures for docs/benchmarks.md; needs an otherwise idle machine.
 bench: deps kryoptic
 	./tests/bin/bench
+
+# The pictures and the trace of docs/telemetry.md: a server under load, watched by a real Prometheus.
+telemetry-pictures:
+	./tests/bin/install-deps pictures
+	./tests/bin/telemetry-pictures
