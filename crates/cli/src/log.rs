@@ -6,7 +6,7 @@ use kasbah_telemetry::Telemetry;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::{FilterExt, filter_fn},
+    filter::{FilterExt, LevelFilter, filter_fn},
     fmt::{self, MakeWriter},
     layer::SubscriberExt,
     registry,
@@ -34,8 +34,9 @@ pub(crate) struct Log {
 impl Log {
     /// Starts logging, and tracing if there are to be traces.
     pub(crate) fn start(self, telemetry: Option<&Telemetry>) {
+        // Of a misbehaving client h2 warns at each reset: lines that anybody could write.
         let filter = EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| EnvFilter::new(self.level.to_string()));
+            .unwrap_or_else(|_| EnvFilter::new(format!("{},h2=error", self.level)));
         let traces = telemetry.and_then(Telemetry::layer);
         subscriber(traces, filter, self.format, io::stderr, io::stderr().is_terminal()).init();
     }
@@ -56,7 +57,9 @@ where
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    let filter = filter.and(filter_fn(may_be_told)).and(filter_fn(is_for_lines));
+    // Without the hint every span and event of the transport, at every level, would be looked at.
+    let told = filter_fn(|metadata| may_be_told(metadata) && is_for_lines(metadata));
+    let filter = filter.and(told.with_max_level_hint(LevelFilter::TRACE));
     registry().with(traces).with(lines.with_filter(filter))
 }
 
@@ -74,8 +77,6 @@ fn may_be_told(metadata: &Metadata<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
-
-    use tracing_subscriber::filter::LevelFilter;
 
     use super::*;
 
@@ -115,6 +116,16 @@ mod tests {
         let log = logged("info", Format::Text, || tracing::info!("a word"));
         assert!(log.contains(" INFO ") && log.contains("a word"), "{log}");
         assert_eq!(logged("info", Format::Text, || tracing::debug!("a word")), "");
+    }
+
+    #[test]
+    fn what_nobody_reads_costs_nothing() {
+        let traced = || fmt::layer().with_writer(io::sink).with_filter(LevelFilter::INFO);
+        for traces in [None, Some(traced())] {
+            let filter = EnvFilter::new("info");
+            let subscriber = subscriber(traces, filter, Format::Text, io::sink, false);
+            assert_eq!(subscriber.max_level_hint(), Some(LevelFilter::INFO));
+        }
     }
 
     #[test]

@@ -18,7 +18,11 @@ use opentelemetry_sdk::{
 use prometheus::{Registry, TextEncoder};
 use tracing::{Metadata, Subscriber};
 use tracing_opentelemetry::OpenTelemetryLayer;
-use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, filter_fn},
+    registry::LookupSpan,
+};
 
 use self::quiet::Quiet;
 pub use self::{
@@ -117,7 +121,7 @@ impl Telemetry {
             .with_target(false)
             .with_threads(false)
             .with_tracked_inactivity(false);
-        Some(layer.with_filter(filter_fn(is_traced)))
+        Some(layer.with_filter(filter_fn(is_traced).with_max_level_hint(LevelFilter::INFO)))
     }
 
     /// What [`serve_metrics`] serves, if it is to be served.
