@@ -13,6 +13,7 @@ use connectrpc::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use http_body_util::{BodyExt, Full};
+use prost_reflect::DynamicMessage;
 use tonic::{Code, Status, body::Body};
 use tower::ServiceExt;
 
@@ -55,8 +56,9 @@ impl Dispatcher for Bridge {
             let whole = context.extensions().get::<WholeMessages>().is_some();
             let message = message_of(request.encoded()?, format, method)?;
             let answer = call(bridge.services, &path, context, &message).await;
-            let Answer { message, headers, trailers } =
-                answer.map_err(|refusal| refusal.into_error(protocol))?;
+            let Answer { message, headers, trailers } = answer.map_err(|refusal| {
+                refusal.unless_malformed(message, method).into_error(protocol)
+            })?;
             let body = body_of(message, format, method, whole)?;
             let mut response = Response::new(EncodedBody::Contiguous(body));
             response.headers = headers;
@@ -113,6 +115,16 @@ struct Refused {
 impl Refused {
     fn alone(status: Status) -> Self {
         Self { status, headers: None }
+    }
+
+    /// Services of tonic call it internal that a message cannot be read: it is its sender's mistake.
+    fn unless_malformed(self, message: Bytes, method: &Method) -> Self {
+        let is_internal = self.headers.is_none() && self.status.code() == Code::Internal;
+        if is_internal && DynamicMessage::decode(method.input.clone(), message).is_err() {
+            let name = method.input.full_name();
+            return Self::alone(Status::invalid_argument(format!("the message is no {name}")));
+        }
+        self
     }
 
     fn into_error(self, protocol: Option<Protocol>) -> ConnectError {

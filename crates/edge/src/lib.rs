@@ -14,6 +14,7 @@ mod bridge;
 mod budget;
 mod cors;
 mod error;
+mod fair;
 mod front;
 mod json;
 mod listener;

@@ -24,6 +24,7 @@ use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use crate::{
     AsSent, Call, Cors, EdgeLimits, Guard, Tls,
+    fair::Fair,
     front::Front,
     methods::methods,
     quiet::{Activity, Held},
@@ -197,7 +198,7 @@ impl Door {
         let activity = Activity::new();
         let service = TowerToHyperService::new(self.service(&activity, about));
         let builder = self.builder();
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(Fair::new(stream)), service);
         tokio::pin!(connection);
         let mut stopping = self.stopping.clone();
         tokio::select! {
