@@ -1,5 +1,5 @@
 # The two commands of the README, and the pieces they are made of.
-.PHONY: demo test deps kryoptic tools python provider suite conformance lint doc fuzz crash bench telemetry-pictures deploy-lint
+.PHONY: demo test deps kryoptic tools python provider suite interop-clients conformance lint doc fuzz crash bench telemetry-pictures deploy-lint
 
 # Opens a TDF through a throw-away Kasbah. ONCE=1 stops the server afterwards.
 demo:
@@ -7,7 +7,7 @@ demo:
 	./tests/bin/demo
 
 # Every tier of the test suite; ends with a table of tiers.
-test: deps tools kryoptic python provider suite
+test: deps tools kryoptic python provider suite interop-clients
 	./tests/bin/tiers
 
 # What the tests need from the system.
@@ -37,6 +37,10 @@ suite:
 # Runs it: every unary call of Connect, gRPC and gRPC-Web, over HTTP/1.1 and HTTP/2.
 conformance: suite
 	cargo test --locked -p kasbah-conformance --test it -- --nocapture
+
+# The SDKs of the tests, cached by their lock files.
+interop-clients: python provider
+	./tests/interop/setup.sh
 
 lint:
 	cargo fmt --all --check

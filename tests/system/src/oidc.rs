@@ -103,7 +103,11 @@ impl Holder {
         }
     }
 
-    fn sign(&self, header: &Value, claims: &Value) -> String {
+    /// A compact JWS.
+    ///
+    /// # Panics
+    /// When signing fails.
+    pub fn sign(&self, header: &Value, claims: &Value) -> String {
         let key = match self {
             Self::Ec(signer) => return signer.sign(header, claims),
             Self::Rsa(key) => key,

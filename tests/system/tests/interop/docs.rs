@@ -1,0 +1,35 @@
+//! The commands of `docs/sdks.md`.
+
+use std::{env, ffi::OsString, fs, process::Command};
+
+use kasbah_system_tests::server::built;
+
+use crate::dev::{Dev, repository};
+
+/// How many TDFs they open, each with a greeting inside.
+pub(crate) const GREETINGS: usize = 2;
+
+/// Every command, with the address of this server.
+pub(crate) fn script(dev: &Dev) -> String {
+    let text = fs::read_to_string(repository("docs/sdks.md")).unwrap();
+    let blocks: Vec<_> = text
+        .split("\n```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("\n```").next().unwrap().to_owned())
+        .collect();
+    assert!(blocks.len() >= 4, "{text}");
+    blocks.join("\n").replace("http://127.0.0.1:8080", dev.url())
+}
+
+/// A shell that runs them where the server was started, with everything on the path that the page
+/// takes for granted.
+pub(crate) fn shell(dev: &Dev, script: &str) -> Command {
+    let mut path = OsString::from(repository("target/python-venv/bin"));
+    for directory in [built("kasbah").parent().unwrap().into(), env::var_os("PATH").unwrap()] {
+        path.push(":");
+        path.push(directory);
+    }
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", script]).current_dir(dev.dir()).env("PATH", path);
+    command
+}
