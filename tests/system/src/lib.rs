@@ -11,3 +11,4 @@ pub mod poll;
 pub mod recorder;
 pub mod server;
 pub mod token;
+pub mod wire;
