@@ -28,7 +28,7 @@ async fn main() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["encrypt", url, _, tdf] => encrypt(url, tdf).await,
         ["decrypt", url, credentials, tdf, how] => decrypt(url, credentials, tdf, how).await,
-        _ => Err("usage: kasbah-interop encrypt|decrypt URL CREDENTIALS TDF [connect|rest|bound]".into()),
+        _ => Err("usage: see the first lines of main.rs".into()),
     }
 }
 

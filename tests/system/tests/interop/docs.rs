@@ -1,8 +1,8 @@
 //! The commands of `docs/sdks.md`.
 
-use std::{env, ffi::OsString, fs, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
-use kasbah_system_tests::server::built;
+use kasbah_system_tests::server::kasbah;
 
 use crate::dev::{Dev, repository};
 
@@ -24,11 +24,11 @@ pub(crate) fn script(dev: &Dev) -> String {
 /// A shell that runs them where the server was started, with everything on the path that the page
 /// takes for granted.
 pub(crate) fn shell(dev: &Dev, script: &str) -> Command {
-    let mut path = OsString::from(repository("target/python-venv/bin"));
-    for directory in [built("kasbah").parent().unwrap().into(), env::var_os("PATH").unwrap()] {
-        path.push(":");
-        path.push(directory);
-    }
+    let kasbah = kasbah();
+    let of_kasbah = Path::new(kasbah.get_program()).parent().unwrap();
+    let mut path = vec![repository("target/python-venv/bin"), of_kasbah.to_owned()];
+    path.extend(env::split_paths(&env::var_os("PATH").unwrap()));
+    let path = env::join_paths(path).unwrap();
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", script]).current_dir(dev.dir()).env("PATH", path);
     command

@@ -33,7 +33,7 @@ use crate::{
     java::Java,
     page::Origin,
     sdk::{Sdk, finished},
-    tdf::{access, break_binding, changed},
+    tdf::{access, break_binding, changed, policy},
 };
 
 const PLAINTEXT: &[u8] = b"Not even the server sees this.\n";
@@ -92,7 +92,13 @@ fn refused(dev: &Dev, sdk: Sdk, file: &Path, options: &[&str]) -> String {
 
 /// Decrypts with a binding that was changed.
 fn guards(dev: &Dev, sdk: Sdk, file: &Path, options: &[&str]) -> String {
-    let error = refused(dev, sdk, &changed(file, break_binding), options);
+    let broken = changed(file, |information| break_binding(&mut information["keyAccess"][0]));
+    tampered(dev, sdk, &broken, options)
+}
+
+/// Decrypts what the server must know not to be as it was.
+fn tampered(dev: &Dev, sdk: Sdk, file: &Path, options: &[&str]) -> String {
+    let error = refused(dev, sdk, file, options);
     let last = dev.events().pop().unwrap();
     let outcome = &last["eventMetaData"]["kasbah"]["outcome"];
     assert_eq!(outcome, "tampered", "{sdk:?} {options:?}: {last}");
@@ -122,8 +128,8 @@ fn go_wraps_with_rsa_and_ec_and_opens_with_either() {
 #[test]
 fn go_finds_the_key_by_itself() {
     let dev = Dev::start();
-    let file = wraps(&dev, Sdk::Go, "base", &[], RSA);
-    opens(&dev, Sdk::Go, &file, &[], RSA, SEALED);
+    let base = wraps(&dev, Sdk::Go, "base", &[], RSA);
+    opens(&dev, Sdk::Go, &base, &[], RSA, SEALED);
 
     let [may, may_not] =
         ["may", "may-not"].map(|value| format!("https://acme.example/attr/interop/value/{value}"));
@@ -140,6 +146,9 @@ fn go_finds_the_key_by_itself() {
     let file = wraps(&dev, Sdk::Go, "may-not", &["-attribute", &may_not], EC);
     let error = refused(&dev, Sdk::Go, &file, &[]);
     assert!(error.contains("permission_denied"), "{error}");
+    // Nor with the policy of something that it may open.
+    let open = changed(&file, |information| information["policy"] = policy(&base));
+    tampered(&dev, Sdk::Go, &open, &[]);
 }
 
 const ENTITLEMENTS: &str = r#"

@@ -105,8 +105,8 @@ pub(crate) fn finished(mut command: Command, input: &[u8]) -> Result<Output, Str
     // Who reads nothing is gone before all is written, which is not this side's business.
     let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
-    match output.status.success() {
-        true => Ok(output),
-        false => Err(format!("{}{}", said(&output.stdout), said(&output.stderr))),
+    if output.status.success() {
+        return Ok(output);
     }
+    Err(format!("{}{}", said(&output.stdout), said(&output.stderr)))
 }

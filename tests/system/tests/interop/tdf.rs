@@ -23,10 +23,15 @@ pub(crate) fn access(tdf: &Path) -> Value {
     access[0].clone()
 }
 
-/// A copy whose key access object is changed.
+/// The policy of a TDF, as its text.
+pub(crate) fn policy(tdf: &Path) -> Value {
+    manifest(tdf)["encryptionInformation"]["policy"].clone()
+}
+
+/// A copy whose key access object, policy and so on are changed.
 pub(crate) fn changed(tdf: &Path, change: impl Fn(&mut Value)) -> PathBuf {
     let mut manifest = manifest(tdf);
-    change(&mut manifest["encryptionInformation"]["keyAccess"][0]);
+    change(&mut manifest["encryptionInformation"]);
     let copy = tdf.with_extension("changed.tdf");
     let mut archive = ZipWriter::new(fs::File::create(&copy).unwrap());
     let mut entries = entries(tdf);
