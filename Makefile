@@ -1,5 +1,5 @@
 # The two commands of the README, and the pieces they are made of.
-.PHONY: demo test deps kryoptic tools python provider suite interop-clients conformance lint doc fuzz crash bench telemetry-pictures deploy-lint
+.PHONY: demo test deps kryoptic tools python provider suite interop-clients conformance lint doc fuzz crash floods bench telemetry-pictures deploy-lint
 
 # Opens a TDF through a throw-away Kasbah. ONCE=1 stops the server afterwards.
 demo:
@@ -63,6 +63,12 @@ crash: deps
 	cargo build --locked -p kasbah-cli -p kasbah-recorder
 	KASBAH_CRASH_KILLS=$(or $(KILLS),200) cargo test --locked -p kasbah-system-tests --test crash \
 		a_kill_loses_nothing_and_leaves_nothing -- --nocapture
+
+# Serves a client for FOR seconds, as it is built for operators, while the network is hostile.
+floods: deps
+	cargo build --locked --release -p kasbah-cli
+	KASBAH_BIN=$(CURDIR)/target/release/kasbah KASBAH_FLOOD_SECONDS=$(or $(FOR),600) \
+		cargo test --locked -p kasbah-system-tests --test floods -- --nocapture
 
 # Figures for docs/benchmarks.md; needs an otherwise idle machine.
 bench: deps kryoptic
