@@ -117,20 +117,22 @@ async fn logged(server: &Server, from: usize, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_asked_for_when_they_are_first_needed() {
+async fn keys_are_asked_for_once_before_anybody_calls() {
     let issuer = TestIssuer::start().await;
     let mut settings = auth(&issuer);
     settings["key_refresh_seconds"] = 900.into();
     let server = keyring(settings).serve();
     let asker = asker(&server);
-    // What needs no token, and what is no token, is answered without asking.
+    // What needs no token, and what is no token, is answered without asking again.
     Admin::new(server.url(), "x", AUDIENCE).public_key("rsa:2048").await.unwrap();
     assert_refused(asker.bearer("not-a-token").await, "no token");
     let stranger = issuer.token(&json!({ "iss": "https://somebody.example" }));
     assert_refused(asker.bearer(&stranger).await, "another issuer");
-    let fetches = issuer.fetches();
-    assert_eq!((fetches.discovery, fetches.jwks), (0, 0));
-
+    within(PATIENCE, async || match issuer.fetches().jwks {
+        0 => Err("nobody asked"),
+        _ => Ok(()),
+    })
+    .await;
     for _ in 0..20 {
         asker.bearer(&token(&issuer)).await.unwrap();
     }
@@ -162,10 +164,10 @@ async fn known_keys_outlive_the_issuer_until_the_limit() {
     let mut issuer = TestIssuer::start().await;
     let mut settings = auth(&issuer);
     settings["key_stale_limit_seconds"] = limit.as_secs().into();
-    let server = keyring(settings).serve();
-    let asker = asker(&server);
     // The keys cannot be older than this.
     let begun = Instant::now();
+    let server = keyring(settings).serve();
+    let asker = asker(&server);
     let remembered = token(&issuer);
     asker.bearer(&remembered).await.unwrap();
     issuer.stop().await;
@@ -281,10 +283,12 @@ async fn no_fault_of_an_issuer_lets_anybody_in() {
     let issuer = TestIssuer::start().await;
     let mut settings = auth(&issuer);
     settings["fetch_timeout_seconds"] = 2.into();
+    // Keys are fetched when the server starts.
+    issuer.set_fault(FAULTS[0].0);
     let server = keyring(settings).serve();
     let asker = asker(&server);
+    let mut from = 0;
     for (fault, reason) in FAULTS {
-        let from = server.log().len();
         issuer.set_fault(fault);
         within(PATIENCE, async || {
             assert_unavailable(&asker.bearer(&token(&issuer)).await.unwrap_err());
@@ -292,6 +296,7 @@ async fn no_fault_of_an_issuer_lets_anybody_in() {
             if log[from..].contains(reason) { Ok(()) } else { Err(format!("{fault:?}: {log}")) }
         })
         .await;
+        from = server.log().len();
     }
     issuer.set_fault(None);
     within(PATIENCE, async || asker.bearer(&token(&issuer)).await).await;
