@@ -7,7 +7,7 @@ use kasbah_system_tests::server::kasbah;
 use crate::dev::{Dev, repository};
 
 /// How many TDFs they open, each with a greeting inside.
-pub(crate) const GREETINGS: usize = 2;
+pub(crate) const GREETINGS: usize = 3;
 
 /// Every command, with the address of this server.
 pub(crate) fn script(dev: &Dev) -> String {
@@ -31,5 +31,6 @@ pub(crate) fn shell(dev: &Dev, script: &str) -> Command {
     let path = env::join_paths(path).unwrap();
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", script]).current_dir(dev.dir()).env("PATH", path);
+    command.env("KASBAH", repository(""));
     command
 }
