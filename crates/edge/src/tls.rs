@@ -25,7 +25,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How connections are encrypted, and who may open one.
 ///
-/// TLS 1.3 and 1.2. Key exchange is X25519MLKEM768 (hybrid, post-quantum) where the client has it.
+/// TLS 1.3 and 1.2. Key exchange is X25519MLKEM768 (hybrid, post-quantum) where the client, too, has
+/// it first.
 pub struct Tls {
     source: Arc<dyn TlsSource>,
     client_certificate_required: bool,

@@ -11,7 +11,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
@@ -162,13 +163,25 @@ pub async fn handshake(
 /// # Panics
 /// When it is no certificate.
 pub fn trusting(authority: &str) -> Arc<ClientConfig> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    Arc::new(trusting_with(authority, provider, rustls::DEFAULT_VERSIONS))
+}
+
+/// As [`trusting`], with other cryptography and versions of TLS.
+///
+/// # Panics
+/// When it is no certificate.
+pub fn trusting_with(
+    authority: &str,
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     let certificate = CertificateDer::from_pem_slice(authority.as_bytes()).expect("PEM");
     roots.add(certificate).expect("a certificate");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().expect("versions of TLS");
-    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+    let builder = builder.with_protocol_versions(versions).expect("versions of TLS");
+    builder.with_root_certificates(roots).with_no_client_auth()
 }
 
 fn body(bytes: Vec<u8>) -> Full<Bytes> {
