@@ -581,3 +581,36 @@ async fn a_challenge_is_in_the_headers_of_every_protocol() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_call_gets_a_status_of_http() {
+    let servers = Servers::start();
+    let bearer = format!("Bearer {}", servers.plain.token("alice"));
+    let authorization = ("authorization", &*bearer);
+    let (json, plain) = (("content-type", "application/json"), ("content-type", "text/plain"));
+    let near = ("content-type", "application/jsonx");
+    let squeezed = ("content-encoding", "br");
+    let by_get = format!("{REWRAP}?connect=v1&encoding=json&message=%7B%7D");
+    let requests: [(&str, &str, &[(&str, &str)], u16); 8] = [
+        ("POST", PUBLIC_KEY, &[], 415),
+        ("POST", PUBLIC_KEY, &[plain], 415),
+        ("POST", PUBLIC_KEY, &[near], 415),
+        ("PUT", PUBLIC_KEY, &[json], 405),
+        // It has effects.
+        ("GET", &by_get, &[authorization], 405),
+        ("DELETE", REWRAP, &[authorization, json], 405),
+        ("GET", PUBLIC_KEY, &[], 400),
+        ("POST", PUBLIC_KEY, &[json, squeezed], 501),
+    ];
+    for (method, uri, headers, status) in requests {
+        for version in [Version::Http1, Version::Http2] {
+            let mut request = Request::builder().method(method).uri(uri);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let wire = Wire { address: servers.plain.address.clone(), version, tls: None };
+            let answer = wire.send(request.body(b"{}".to_vec()).unwrap()).await.unwrap();
+            assert_eq!(answer.status, status, "{method} {uri} {headers:?}: {answer:?}");
+        }
+    }
+}
