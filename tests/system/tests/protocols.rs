@@ -78,6 +78,9 @@ struct Ask {
     headers: Vec<(&'static str, String)>,
 }
 
+/// Names and values.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// What came back: a message, or a code and a text.
 type Told = Result<Vec<u8>, (String, String)>;
 
@@ -591,7 +594,7 @@ async fn what_is_no_call_gets_a_status_of_http() {
     let near = ("content-type", "application/jsonx");
     let squeezed = ("content-encoding", "br");
     let by_get = format!("{REWRAP}?connect=v1&encoding=json&message=%7B%7D");
-    let requests: [(&str, &str, &[(&str, &str)], u16); 8] = [
+    let requests: [(&str, &str, Headers<'_>, u16); 8] = [
         ("POST", PUBLIC_KEY, &[], 415),
         ("POST", PUBLIC_KEY, &[plain], 415),
         ("POST", PUBLIC_KEY, &[near], 415),
