@@ -39,6 +39,7 @@ mod writer;
 
 pub use checkpoint::Checkpoint;
 pub use file::{FileSettings, FileSink};
+pub use kasbah_telemetry::{Collector, CollectorError};
 pub use key::{KeyError, PublicKey, SigningKey};
 pub use line::{Head, MAX_LINE};
 pub use log::{AuditLog, CloseError, Durability, OpenError, Settings};

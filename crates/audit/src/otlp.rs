@@ -1,12 +1,11 @@
 //! A copy of the log for an OpenTelemetry collector: OTLP over gRPC. Best effort; nothing waits for it.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
 
-use kasbah_http::{TlsError, Uri, authorities};
+use kasbah_telemetry::{Collector, CollectorError};
 use opentelemetry::{
     KeyValue,
     logs::{AnyValue, LogRecord, Logger, LoggerProvider, Severity},
@@ -19,59 +18,38 @@ use opentelemetry_sdk::{
         BatchConfigBuilder, BatchLogProcessor, LogBatch, LogExporter, SdkLogger, SdkLoggerProvider,
     },
 };
-use secrecy::{ExposeSecret, SecretString};
-use tonic::{
-    metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
-    transport::{Channel, ClientTlsConfig, Endpoint},
-};
 
 use crate::stats::{Counters, add};
 
+/// Lines in one call.
+const BATCH: usize = 512;
+
 /// Which collector gets a copy of every line.
 pub struct OtlpSettings {
-    /// Where it listens for OTLP over gRPC: `http` or `https`, a host, no path.
-    pub endpoint: Uri,
-    /// PEM certificates of the authorities to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Headers to send, such as `authorization`.
-    pub headers: Vec<(String, SecretString)>,
+    /// Where it is.
+    pub collector: Collector,
     /// How many lines may wait; what comes in beyond that is left out.
     pub queue: usize,
     /// How often lines are sent, unless many wait.
     pub delay: Duration,
-    /// How long one call may take.
-    pub timeout: Duration,
 }
 
 impl OtlpSettings {
-    /// No headers, 4096 lines, once a second, 10 seconds per call.
-    pub fn new(endpoint: Uri) -> Self {
-        Self {
-            endpoint,
-            ca_file: None,
-            headers: Vec::new(),
-            queue: 4096,
-            delay: Duration::from_secs(1),
-            timeout: Duration::from_secs(10),
-        }
+    /// 4096 lines, once a second.
+    pub fn new(collector: Collector) -> Self {
+        Self { collector, queue: 4096, delay: Duration::from_secs(1) }
     }
 }
 
-/// The collector cannot be called.
+/// The copy cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum OtlpError {
-    /// A header that HTTP does not allow.
-    #[error("the name or value of header `{0}` is not allowed in HTTP")]
-    Header(String),
-    /// Opened where no Tokio runtime is.
-    #[error("an OpenTelemetry exporter needs a Tokio runtime")]
-    NoRuntime,
+    /// The collector cannot be called.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
     /// What the libraries say.
     #[error("the OpenTelemetry exporter cannot be made: {0}")]
     Setup(String),
-    /// There is no TLS to call it with.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
 }
 
 /// Hands lines to the exporter.
@@ -87,14 +65,11 @@ impl Otlp {
         node: &str,
         counters: Arc<Counters>,
     ) -> Result<Self, OtlpError> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(OtlpError::NoRuntime);
-        }
         let exporter = opentelemetry_otlp::LogExporter::builder()
             .with_tonic()
-            .with_channel(channel(settings)?)
-            .with_timeout(settings.timeout)
-            .with_metadata(metadata(&settings.headers)?)
+            .with_channel(settings.collector.channel()?)
+            .with_timeout(settings.collector.timeout)
+            .with_metadata(settings.collector.metadata()?)
             .build()
             .map_err(|error| OtlpError::Setup(error.to_string()))?;
         let batches = BatchConfigBuilder::default()
@@ -167,31 +142,3 @@ impl<E: LogExporter> LogExporter for Counted<E> {
         self.exporter.set_resource(resource);
     }
 }
-
-fn channel(settings: &OtlpSettings) -> Result<Channel, OtlpError> {
-    let mut endpoint = Endpoint::from(settings.endpoint.clone())
-        .connect_timeout(settings.timeout)
-        .timeout(settings.timeout);
-    if settings.endpoint.scheme_str() == Some("https") {
-        let roots = authorities(settings.ca_file.as_deref())?;
-        let tls = ClientTlsConfig::new().trust_anchors(roots.roots.iter().cloned());
-        endpoint = endpoint.tls_config(tls).map_err(|error| TlsError::Settings(error.into()))?;
-    }
-    Ok(endpoint.connect_lazy())
-}
-
-fn metadata(headers: &[(String, SecretString)]) -> Result<MetadataMap, OtlpError> {
-    let mut map = MetadataMap::new();
-    for (name, value) in headers {
-        let refuse = || OtlpError::Header(name.clone());
-        let key = name.parse::<AsciiMetadataKey>().map_err(|_| refuse())?;
-        let value = value.expose_secret().parse::<AsciiMetadataValue>();
-        let mut value = value.map_err(|_| refuse())?;
-        value.set_sensitive(true);
-        map.insert(key, value);
-    }
-    Ok(map)
-}
-
-/// Lines in one call.
-const BATCH: usize = 512;

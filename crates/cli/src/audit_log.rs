@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use kasbah_audit::{
-    AuditLog, FileSink, OpenError, OtlpSettings, Receipt, Settings, SigningKey, StderrSink,
+    AuditLog, Collector, FileSink, OpenError, OtlpSettings, Receipt, Settings, SigningKey,
+    StderrSink,
 };
 use kasbah_kas::{AuditEvent, AuditOutcome, AuditSink};
 use kasbah_registry::{PolicyAudit, Uses};
@@ -15,6 +16,8 @@ use crate::{
     exit::{Exit, Failure, OrExit},
 };
 
+/// How long one call of a collector may take.
+const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last events may take when the server stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -37,9 +40,12 @@ pub(crate) fn open(audit: &Audit) -> Result<AuditLog, Failure> {
         settings.signing_key = Some(key.or_exit(Exit::Usage)?);
     }
     if let Some(collector) = &audit.otlp {
-        let mut otlp = OtlpSettings::new(collector.endpoint.clone());
-        otlp.ca_file.clone_from(&collector.ca_file);
-        settings.otlp = Some(otlp);
+        settings.otlp = Some(OtlpSettings::new(Collector {
+            endpoint: collector.endpoint.clone(),
+            ca_file: collector.ca_file.clone(),
+            headers: Vec::new(),
+            timeout: COLLECTOR_TIMEOUT,
+        }));
     }
     AuditLog::open(settings).map_err(|error| {
         let exit = match &error {

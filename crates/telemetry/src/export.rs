@@ -1,6 +1,5 @@
 //! Where figures and traces go: a Prometheus endpoint, an OpenTelemetry collector.
 
-mod collector;
 mod endpoint;
 mod quiet;
 
@@ -24,12 +23,9 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+pub use self::endpoint::serve_metrics;
 use self::quiet::Quiet;
-pub use self::{
-    collector::{Collector, CollectorError},
-    endpoint::serve_metrics,
-};
-use crate::{Instruments, instruments::install};
+use crate::{Collector, CollectorError, Instruments, instruments::install};
 
 /// Spans that may wait for the collector; what ends beyond that is left out.
 const SPANS_WAITING: usize = 4096;

@@ -8,6 +8,8 @@
 //! caller, no address and nothing of a request is ever a label.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "collector")]
+mod collector;
 #[cfg(feature = "export")]
 mod export;
 mod guards;
@@ -15,10 +17,10 @@ mod instruments;
 #[cfg(feature = "propagation")]
 mod propagation;
 
+#[cfg(feature = "collector")]
+pub use collector::{Collector, CollectorError};
 #[cfg(feature = "export")]
-pub use export::{
-    Collector, CollectorError, Figures, Settings, StartError, Telemetry, Traces, serve_metrics,
-};
+pub use export::{Figures, Settings, StartError, Telemetry, Traces, serve_metrics};
 pub use guards::{InFlight, Waiting};
 pub use instruments::{Instruments, Rewrap, instruments};
 #[cfg(feature = "propagation")]

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kasbah_audit::{AuditLog, MemorySink, OpenError, OtlpSettings, Settings, SigningKey};
+use kasbah_audit::{
+    AuditLog, Collector, MemorySink, OpenError, OtlpSettings, Settings, SigningKey,
+};
 use opentelemetry_proto::tonic::{
     collector::logs::v1::{
         ExportLogsServiceRequest, ExportLogsServiceResponse,
@@ -23,10 +25,10 @@ use crate::common::{LONG, LinesOf, NODE, keep, open, refused};
 
 /// Keeps what it gets.
 #[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<(String, ExportLogsServiceRequest)>>>);
+struct Received(Arc<Mutex<Vec<(String, ExportLogsServiceRequest)>>>);
 
 #[tonic::async_trait]
-impl LogsService for Collector {
+impl LogsService for Received {
     async fn export(
         &self,
         request: Request<ExportLogsServiceRequest>,
@@ -38,7 +40,7 @@ impl LogsService for Collector {
     }
 }
 
-impl Collector {
+impl Received {
     async fn start(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -50,10 +52,13 @@ impl Collector {
 }
 
 fn settings(address: SocketAddr, sink: MemorySink) -> Settings {
-    let mut otlp = OtlpSettings::new(format!("http://{address}").parse().unwrap());
-    otlp.headers = vec![("authorization".to_owned(), SecretString::from("Bearer t"))];
+    let mut otlp = OtlpSettings::new(Collector {
+        endpoint: format!("http://{address}").parse().unwrap(),
+        ca_file: None,
+        headers: vec![("authorization".to_owned(), SecretString::from("Bearer t"))],
+        timeout: Duration::from_secs(5),
+    });
     otlp.delay = Duration::from_millis(20);
-    otlp.timeout = Duration::from_secs(5);
     let mut settings = Settings::new(NODE, sink);
     settings.signing_key = Some(SigningKey::generate().unwrap().0);
     settings.otlp = Some(otlp);
@@ -66,7 +71,7 @@ async fn close(log: AuditLog) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_gets_every_line() {
-    let (collector, sink) = (Collector::default(), MemorySink::default());
+    let (collector, sink) = (Received::default(), MemorySink::default());
     let address = collector.start().await;
     let log = open(settings(address, sink.clone()));
     keep(&log, 0..20).await;
@@ -129,7 +134,7 @@ fn it_needs_a_runtime_and_headers_that_can_be_sent() {
     let _guard = runtime.enter();
     let mut wrong = settings(address, MemorySink::default());
     let value = SecretString::from("line\nfeed");
-    wrong.otlp.as_mut().unwrap().headers = vec![("authorization".to_owned(), value)];
+    wrong.otlp.as_mut().unwrap().collector.headers = vec![("authorization".to_owned(), value)];
     let error = refused(wrong).to_string();
     assert_eq!(error, "the name or value of header `authorization` is not allowed in HTTP");
 }

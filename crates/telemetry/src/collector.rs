@@ -36,7 +36,10 @@ pub enum CollectorError {
 
 impl Collector {
     /// Connects when first used.
-    pub(crate) fn channel(&self) -> Result<Channel, CollectorError> {
+    ///
+    /// # Errors
+    /// Without a Tokio runtime, or when there is no TLS to call it with.
+    pub fn channel(&self) -> Result<Channel, CollectorError> {
         if Handle::try_current().is_err() {
             return Err(CollectorError::NoRuntime);
         }
@@ -52,7 +55,11 @@ impl Collector {
         Ok(endpoint.connect_lazy())
     }
 
-    pub(crate) fn metadata(&self) -> Result<MetadataMap, CollectorError> {
+    /// The headers, which are not for logs.
+    ///
+    /// # Errors
+    /// When HTTP does not allow one.
+    pub fn metadata(&self) -> Result<MetadataMap, CollectorError> {
         let mut map = MetadataMap::new();
         for (name, value) in &self.headers {
             let refuse = || CollectorError::Header(name.clone());
