@@ -113,6 +113,12 @@ impl Rewrap {
         json!({ "signedRequestToken": signed })
     }
 
+    /// The wrapped data key, as the recorder writes it.
+    fn wrapped(&self) -> String {
+        let kao = &self.body["requests"][0]["keyAccessObjects"][0]["keyAccessObject"];
+        hex::encode(BASE64_STANDARD.decode(kao["wrappedKey"].as_str().unwrap()).unwrap())
+    }
+
     fn came_back(&self, answer: &Value) -> bool {
         let wrapped = answer["responses"][0]["results"][0]["kasWrappedKey"].as_str();
         let wrapped = wrapped.unwrap_or_else(|| panic!("{answer}"));
@@ -147,6 +153,11 @@ impl Counted {
         let authorization = bearer(&self.server.token("alice"));
         let headers = [headers, &[("authorization", &authorization)]].concat();
         call(REWRAP, &headers, &Rewrap::new(&self.pem, MANY).message())
+    }
+
+    fn ask(&self, who: &str, rewrap: &Rewrap) -> Request<Vec<u8>> {
+        let authorization = bearer(&self.server.token(who));
+        call(REWRAP, &[("authorization", &authorization)], &rewrap.message())
     }
 
     /// How many data keys went into the token so far.
@@ -222,9 +233,7 @@ async fn a_token_does_no_work_for_whoever_left() {
     }
     // Nothing is left of it: the next one is served at once.
     let rewrap = Rewrap::new(&counted.pem, 1);
-    let authorization = bearer(&counted.server.token("alice"));
-    let request = call(REWRAP, &[("authorization", &authorization)], &rewrap.message());
-    let answer = wire(&counted.server).send(request).await.unwrap();
+    let answer = wire(&counted.server).send(counted.ask("alice", &rewrap)).await.unwrap();
     assert!(rewrap.came_back(&parsed(&answer)));
 }
 
@@ -236,6 +245,53 @@ async fn a_token_is_not_asked_when_it_is_too_late_already() {
     let answer = wire(&counted.server).send(request).await.unwrap();
     assert_eq!(in_time(&answer), 0);
     assert_eq!(counted.settled(before).await, 0);
+}
+
+/// A request that waits for the worker while its client leaves is cancelled, as the audit log says, and
+/// never gets there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_client_leaves_before_its_turn_never_gets_to_the_token() {
+    let counted = Counted::start();
+    let before = counted.unwraps();
+    let others: Vec<_> = [(); 3]
+        .into_iter()
+        .map(|()| {
+            let (wire, request) = (wire(&counted.server), counted.request(&[]));
+            tokio::spawn(async move { wire.send(request).await.unwrap() })
+        })
+        .collect();
+    counted.is_busy(before).await;
+    let mut left = Vec::new();
+    // As long as there is much to do before it would be their turn.
+    while counted.unwraps() - before < 2 * MANY {
+        let (who, rewrap) = (format!("leaver{}", left.len()), Rewrap::new(&counted.pem, 1));
+        let mut stream = TcpStream::connect(&counted.server.address).await.unwrap();
+        stream.write_all(&as_bytes(&counted.ask(&who, &rewrap))).await.unwrap();
+        // For some that is before the server has read anything.
+        sleep(Duration::from_millis(5 * (left.len() as u64 % 6))).await;
+        drop(stream);
+        left.push((who, rewrap.wrapped()));
+    }
+    for other in others {
+        assert_eq!(other.await.unwrap().status, 200);
+    }
+    // One that stays gets there.
+    let rewrap = Rewrap::new(&counted.pem, 1);
+    let answer = wire(&counted.server).send(counted.ask("stayer", &rewrap)).await.unwrap();
+    assert!(rewrap.came_back(&parsed(&answer)));
+    let calls = counted.recorder.text();
+    assert!(calls.contains(&rewrap.wrapped()));
+    let events = counted.server.audit();
+    let mut cancelled = 0;
+    for (who, wrapped) in &left {
+        assert!(!calls.contains(wrapped), "the token was asked for {who}");
+        for event in events.iter().filter(|event| event["actor"]["id"] == **who) {
+            assert_eq!(event["action"]["result"], "cancel", "{event}");
+            cancelled += 1;
+        }
+    }
+    println!("{} left, {cancelled} of them while they waited", left.len());
+    assert!(cancelled > 0, "nobody was waiting");
 }
 
 /// How many data keys are in an answer to a client with a deadline: those that were done by then, or
