@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod client;
 pub mod decisions;
+pub mod dev;
 pub mod issuer;
 pub mod oidc;
 pub mod poll;

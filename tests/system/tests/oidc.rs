@@ -2,11 +2,7 @@
 //! what several nodes have in common.
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a failing test")]
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -15,10 +11,11 @@ use kasbah_crypto::{PrivateKeyParts, envelope::RootKey};
 use kasbah_system_tests::{
     admin::{Admin, RSA_2048},
     client::random_dek,
+    dev::Dev,
     issuer::AUDIENCE,
     oidc::{Asker, Holder, Secret, TokenClient, challenge},
     poll::within,
-    server::{Server, Setup, kasbah},
+    server::{Server, Setup},
 };
 use kasbah_testkit::{
     golden,
@@ -29,7 +26,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tonic::{
     Code, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
@@ -615,47 +611,24 @@ async fn nodes_with_one_secret_know_each_others_nonces() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_throw_away_server_has_an_issuer_of_bound_tokens() {
-    let dir = TempDir::with_prefix("kasbah-dev-").unwrap();
-    let mut dev = kasbah()
-        .args(["dev", "--output", "json", "--listen", "127.0.0.1:0", "--dir"])
-        .arg(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map(Ended)
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(dev.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let url = text(&ready["url"]);
+    let dev = Dev::start();
     let client = TokenClient {
-        endpoint: format!("{}/protocol/openid-connect/token", text(&ready["issuer"])),
-        id: text(&ready["client_id"]),
-        secret: text(&ready["client_secret"]),
+        endpoint: format!("{}/protocol/openid-connect/token", dev.told("issuer")),
+        id: dev.told("client_id").to_owned(),
+        secret: dev.told("client_secret").to_owned(),
     };
-    let asker = Asker::at(url.clone(), "r1", &text(&ready["keys"][0]["public_key"]));
+    let asker =
+        Asker::at(dev.url().to_owned(), "r1", dev.ready["keys"][0]["public_key"].as_str().unwrap());
     for (secret, holder) in [(Secret::Basic, Holder::ec()), (Secret::Form, Holder::rsa())] {
         let token = client.token(secret, Some(&holder)).await;
         let mut claims = holder.rewrap_claims(&token);
-        claims["htu"] = format!("{url}/kas.AccessService/Rewrap").into();
+        claims["htu"] = format!("{}/kas.AccessService/Rewrap", dev.url()).into();
         let proof = holder.proof(&claims);
         asker.with_proof(&token, &proof, &holder).await.unwrap();
         let again = asker.with_proof(&token, &proof, &holder).await.map(drop);
         assert_refused(again, "a proof that was used");
         assert_refused(asker.bearer(&token).await, "no proof");
         asker.bearer(&client.token(secret, None).await).await.unwrap();
-    }
-}
-
-/// A process that ends when this is dropped.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -4,9 +4,8 @@
 #![expect(deprecated, reason = "clients call what is deprecated")]
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -32,9 +31,10 @@ use kasbah_proto::{
 };
 use kasbah_system_tests::{
     admin::{Admin, RSA_2048, pem_of},
+    dev::Dev,
     issuer::{AUDIENCE, ISSUER},
     poll::within,
-    server::{Server, Setup, kasbah},
+    server::{Server, Setup},
 };
 use kasbah_testkit::{
     golden,
@@ -44,7 +44,6 @@ use kasbah_testkit::{
 };
 use prost_types::{Struct, value::Kind};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tonic::{Code, Request, Status, transport::Channel};
 
 /// For what happens by itself, on a machine that has other work.
@@ -409,33 +408,11 @@ async fn where_any_token_will_do_clients_are_sent_to_no_issuer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_throw_away_server_sends_clients_to_its_own_issuer() {
-    let dir = TempDir::with_prefix("kasbah-dev-").unwrap();
-    let mut dev = kasbah()
-        .args(["dev", "--output", "json", "--listen", "127.0.0.1:0", "--dir"])
-        .arg(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map(Ended)
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(dev.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap();
-    let (url, issuer) = (ready["url"].as_str().unwrap(), ready["issuer"].as_str().unwrap());
+    let dev = Dev::start();
+    let (url, issuer) = (dev.url(), dev.told("issuer"));
     let told = document(url).await.unwrap();
     assert_eq!(told["platform_issuer"], issuer);
     let token_endpoint = format!("{issuer}/protocol/openid-connect/token");
     assert_eq!(told["idp"], json!({ "issuer": issuer, "token_endpoint": token_endpoint }));
     assert_eq!(told["base_key"]["public_key"]["kid"], "r1");
-}
-
-/// A process that ends when this is dropped.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

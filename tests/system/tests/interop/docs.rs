@@ -4,7 +4,9 @@ use std::{env, fs, path::Path, process::Command};
 
 use kasbah_system_tests::server::kasbah;
 
-use crate::dev::{Dev, repository};
+use kasbah_system_tests::dev::Dev;
+
+use crate::files::repository;
 
 /// How many TDFs they open, each with a greeting inside.
 pub(crate) const GREETINGS: usize = 3;

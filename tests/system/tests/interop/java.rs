@@ -19,7 +19,7 @@ use prost::Message;
 use prost_types::value::Kind;
 use serde_json::{Value, json};
 
-use crate::dev::Dev;
+use kasbah_system_tests::dev::Dev;
 
 const WELL_KNOWN: &str = "/wellknownconfiguration.WellKnownService/GetWellKnownConfiguration?connect=v1&encoding=proto&base64=1&message=";
 const SERVERS: &str = "/policy.kasregistry.KeyAccessServerRegistryService/ListKeyAccessServers";

@@ -4,8 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a panic is a failing test")]
 #![expect(clippy::expect_used, reason = "a panic is a failing test")]
 
-mod dev;
 mod docs;
+mod files;
 mod java;
 mod page;
 mod sdk;
@@ -21,6 +21,7 @@ use std::{
 use kasbah_pkcs11::provision;
 use kasbah_system_tests::{
     client::{SessionKey, random_dek},
+    dev::Dev,
     server::{Server, Setup},
     token,
 };
@@ -29,7 +30,6 @@ use kasbah_trust::Algorithm;
 use serde_json::{Value, json};
 
 use crate::{
-    dev::Dev,
     java::Java,
     page::Origin,
     sdk::{Sdk, finished},
@@ -333,7 +333,7 @@ fn the_commands_of_the_documentation_work() {
     let before = dev.events().len();
     let output = finished(docs::shell(&dev, &script), &[]);
     let output = output.unwrap_or_else(|error| panic!("{script}\n{error}\n{}", dev.log()));
-    let said = dev::said(&output.stdout);
+    let said = files::said(&output.stdout);
     assert_eq!(said.matches("hello from").count(), docs::GREETINGS, "{script}\n{said}");
     let opened = dev.events_after(before);
     assert_eq!(opened.len(), docs::GREETINGS, "{said}");

@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::dev::repository;
+use crate::files::repository;
 
 /// How long a browser may take to start, open the page and make its attempts.
 const PATIENCE: Duration = Duration::from_mins(2);

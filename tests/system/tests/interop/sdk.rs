@@ -7,7 +7,9 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::dev::{Dev, program, repository, said};
+use kasbah_system_tests::dev::Dev;
+
+use crate::files::{program, repository, said};
 
 /// An SDK; how it is run is in `tests/interop`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
