@@ -72,6 +72,7 @@ floods: deps
 
 # Figures for docs/benchmarks.md; needs an otherwise idle machine.
 bench: deps kryoptic
+	./tests/bin/install-deps bench
 	./tests/bin/bench
 
 # The pictures and the trace of docs/telemetry.md: a server under load, watched by a real Prometheus.
