@@ -147,7 +147,7 @@ func buildContext(r *run) error {
 			r.problem("image", ".dockerignore lets %s into the build", secret)
 		}
 	}
-	command := exec.Command("cargo", "metadata", "--locked", "--offline", "--format-version", "1")
+	command := exec.Command("cargo", "metadata", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu", "--format-version", "1")
 	command.Dir = folder
 	if output, err := command.Output(); err != nil || len(output) == 0 {
 		complaint := ""
