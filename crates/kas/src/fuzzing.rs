@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use crate::{Limits, body::Body, check, context, policy::Policy, srt};
 
-/// The same for every run, so that a finding can be found again.
-const NOW: Duration = Duration::from_secs(1_800_000_000);
+/// Seconds since 1970, the same for every run, so that a finding can be found again.
+const NOW: u64 = 1_800_000_000;
 
 /// A signed request token, and what it carries.
 pub fn request_token(text: &str) {
     let times = srt::Times {
-        now: SystemTime::UNIX_EPOCH + NOW,
+        now: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW),
         skew: Duration::from_mins(1),
         lifetime: Duration::from_hours(1),
     };
