@@ -4,14 +4,16 @@ use kasbah_telemetry::instruments;
 use secrecy::ExposeSecret;
 use tonic::{
     Code, Status,
-    codegen::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, request::Parts},
+    codegen::http::{
+        Extensions, HeaderMap, HeaderName, HeaderValue, Method, header::RETRY_AFTER, request::Parts,
+    },
     metadata::MetadataMap,
     transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
 
 use crate::{
-    Caller, ClaimNames, DevTokens, DpopSettings, MemoryReplay, Presented, Proof, Proofs, Refusal,
-    RefusalKind, RolePolicy, Scheme, TokenVerifier, roles::claim,
+    Caller, ClaimNames, DevTokens, DpopSettings, MemoryReplay, Presented, Proof, Proofs, RateLimit,
+    Refusal, RefusalKind, RolePolicy, Scheme, TokenVerifier, VerifiedToken, roles::claim,
 };
 
 /// Calls that need no token.
@@ -34,6 +36,8 @@ pub struct Gate {
     min_proof: Proof,
     /// Issuers whose tokens give no role but everybody's.
     without_roles: BTreeSet<String>,
+    /// How often each caller may call; `None` for as often as they like.
+    rate: Option<RateLimit>,
 }
 
 /// A call that may go on.
@@ -50,7 +54,8 @@ impl Gate {
     /// `roles`.
     pub fn new(tokens: Arc<dyn TokenVerifier>, proofs: Proofs, roles: RolePolicy) -> Self {
         let (claims, without_roles) = (ClaimNames::default(), BTreeSet::new());
-        Self { tokens, proofs, roles, claims, min_proof: Proof::Bearer, without_roles }
+        let min_proof = Proof::Bearer;
+        Self { tokens, proofs, roles, claims, min_proof, without_roles, rate: None }
     }
 
     /// A gate at `origin` that takes any token for one of an administrator; for tests and a
@@ -82,6 +87,12 @@ impl Gate {
     #[must_use]
     pub fn with_min_proof(self, min_proof: Proof) -> Self {
         Self { min_proof, ..self }
+    }
+
+    /// Lets each caller call so often, and no more.
+    #[must_use]
+    pub fn with_rate(self, rate: Option<RateLimit>) -> Self {
+        Self { rate, ..self }
     }
 
     /// Whether it is so lenient that a server must only listen on loopback addresses with it.
@@ -158,15 +169,17 @@ impl Gate {
         if proven.proof < self.min_proof {
             return Err(Refusal::proof("the token is not proven as well as this server wants"));
         }
+        // Behind the proof, or whoever has a token could spend the calls of its owner.
+        let client_id = self.client_id(&token);
+        self.count(&token, &client_id)?;
         let subjects = if self.without_roles.contains(&token.issuer) {
             RolePolicy::everyone()
         } else {
             self.roles.subjects(&token.claims, &self.claims)
         };
         self.roles.authorize(&subjects, path)?;
-        let client_id = claim(&token.claims, &self.claims.client_id);
         let caller = Caller {
-            client_id: client_id.and_then(|id| id.as_str()).unwrap_or_default().to_owned(),
+            client_id,
             sees_private: self.roles.sees_private(&subjects),
             proof: proven.proof,
             proof_key: proven.key,
@@ -175,8 +188,27 @@ impl Gate {
         Ok(Admitted::Caller { caller: Box::new(caller), nonce: proven.nonce })
     }
 
+    fn client_id(&self, token: &VerifiedToken) -> String {
+        let id = claim(&token.claims, &self.claims.client_id);
+        id.and_then(|id| id.as_str()).unwrap_or_default().to_owned()
+    }
+
+    /// Counts a call of a subject of an issuer, by one client.
+    fn count(&self, token: &VerifiedToken, client_id: &str) -> Result<(), Refusal> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        let caller = format!("{:?}", [token.issuer.as_str(), token.subject.as_str(), client_id]);
+        rate.check(&caller).map_err(|wait| Refusal {
+            kind: RefusalKind::TooOften(wait),
+            reason: Cow::Borrowed("the caller calls too often"),
+        })
+    }
+
     /// Headers that tell a client what to do about a refusal.
     fn challenge(&self, refusal: &Refusal) -> Vec<(HeaderName, HeaderValue)> {
+        if let RefusalKind::TooOften(wait) = refusal.kind {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            return vec![(RETRY_AFTER, HeaderValue::from(seconds.max(1)))];
+        }
         let headers = self.proofs.challenge(refusal).into_iter();
         headers.filter_map(|(name, value)| header(name, &value)).collect()
     }
@@ -203,6 +235,7 @@ fn status(refusal: &Refusal, path: &str) -> Status {
         RefusalKind::Forbidden => (Code::PermissionDenied, "permission denied"),
         RefusalKind::Unavailable => (Code::Unavailable, "authentication unavailable"),
         RefusalKind::Exhausted => (Code::ResourceExhausted, "too many requests with one proof key"),
+        RefusalKind::TooOften(_) => (Code::ResourceExhausted, "too many requests"),
     };
     Status::new(code, text)
 }

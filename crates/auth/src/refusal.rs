@@ -1,4 +1,4 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 /// A request is not let in. The reason is for the log and never quotes the token or a claim.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,8 @@ pub enum RefusalKind {
     Unavailable,
     /// There is no room to remember one more proof.
     Exhausted,
+    /// The caller has called too often, and may call again after this time.
+    TooOften(Duration),
 }
 
 impl RefusalKind {
@@ -40,6 +42,7 @@ impl RefusalKind {
             Self::Forbidden => "forbidden",
             Self::Unavailable => "unavailable",
             Self::Exhausted => "exhausted",
+            Self::TooOften(_) => "too-often",
         }
     }
 }

@@ -137,7 +137,7 @@ async fn with_registry(config: Config, control: Control) -> Result<Ready, Failur
 
 /// The server over an index, with the managers of this build.
 async fn assemble(
-    config: Config,
+    mut config: Config,
     index: Arc<dyn KeyIndex>,
     control: Option<Control>,
     audit: Option<AuditLog>,
@@ -168,6 +168,7 @@ async fn assemble(
     let min_proofs = config.auth.min_proofs.clone();
     let (clock_skew, srt_lifetime) = (config.auth.clock_skew, config.auth.srt_lifetime);
     let gate = gate::gate(config.auth, registry.map(Registry::database)).await?;
+    let gate = gate.with_rate(config.server.rate.take());
     let uses = control.as_ref().map(|control| Arc::clone(&control.uses));
     let sink: Arc<dyn AuditSink> = match &audit {
         Some(log) => Arc::new(ToLog::new(log.clone(), uses)),

@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -31,6 +31,7 @@ use kasbah_testkit::{
     tokens::{SoftHsm, TestToken},
 };
 use serde_json::{Value, json};
+use tonic::Code;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PERMIT: &str = "https://acme.example/attr/team/value/permit";
@@ -323,6 +324,39 @@ fn nothing_of_a_request(scrape: &Scrape, deks: &[&[u8]], rig: &Rig) {
     for word in words {
         assert!(!scrape.text.contains(&word), "`{word}` is in\n{}", scrape.text);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_too_often_is_told_when_to_come_back() {
+    let rig = Rig::new().await;
+    let (mut setup, figures) = rig.setup();
+    setup.config["server"]["limits"] = json!({ "calls_per_second": 1, "calls_burst": 3 });
+    let server = setup.serve();
+    let (alice, bob) = (reader(&server), Reader::new(server.url(), server.token("subject-bob")));
+    let policy = policy(&[PERMIT]);
+    let kao = kao("kid-rsa", &rig.rsa, &random_dek(), &policy);
+    let body = body(&rig.client, &[(&policy, vec![kao])]);
+    let mut refused = 0.0;
+    let started = Instant::now();
+    for _ in 0..20 {
+        if let Err(status) = alice.rewrap(&body).await {
+            assert_eq!(
+                (status.code(), status.message()),
+                (Code::ResourceExhausted, "too many requests")
+            );
+            assert_eq!(status.metadata().get("retry-after").unwrap(), "1");
+            refused += 1.0;
+        }
+    }
+    // Three at once, and one for each second that this took.
+    let most = 3.0 + started.elapsed().as_secs_f64().ceil();
+    assert!((20.0 - most..=17.0).contains(&refused), "{refused} in {:?}", started.elapsed());
+    bob.rewrap(&body).await.unwrap();
+    let scrape = figures.scrape();
+    scrape.is("kasbah_calls_total{result=\"too-often\"}", refused);
+    scrape.is("kasbah_calls_total{result=\"admitted\"}", 21.0 - refused);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    alice.rewrap(&body).await.unwrap();
 }
 
 /// Many jobs at once for one worker: they wait longer than the token works on them.

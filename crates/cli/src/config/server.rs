@@ -39,7 +39,6 @@ pub(crate) struct Server {
     /// How long to serve on after the signal to stop.
     pub(crate) drain_delay: Duration,
     /// How often each caller may call; `None` for as often as they like.
-    #[expect(dead_code, reason = "the gate does not count calls yet")]
     pub(crate) rate: Option<RateLimit>,
 }
 
