@@ -44,12 +44,13 @@ const HEADERS: [HeaderName; 17] = [
 ];
 
 /// What they read.
-const EXPOSED: [HeaderName; 6] = [
+const EXPOSED: [HeaderName; 7] = [
     HeaderName::from_static("connect-content-encoding"),
     HeaderName::from_static("dpop-nonce"),
     HeaderName::from_static("grpc-message"),
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-status-details-bin"),
+    header::RETRY_AFTER,
     header::WWW_AUTHENTICATE,
 ];
 
