@@ -154,7 +154,8 @@ impl Kas {
         Arc::clone(&self.parts.keys)
     }
 
-    /// Serves all protocols on `listener` until `shutdown` completes. Then it accepts nothing new, lets requests under way finish until [`Limits::drain_timeout`], and closes the key
+    /// Serves all protocols on `listener` until `shutdown` completes. Then it accepts nothing new,
+    /// lets requests under way finish until [`crate::Limits::drain_timeout`], and closes the key
     /// managers.
     ///
     /// # Errors
