@@ -91,10 +91,10 @@ fn a_taken_port_exits_with_3() {
     let scratch = Scratch::new();
     let (config, text) = left_behind(&scratch);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("\"listen\":\"{}\"", taken.local_addr().unwrap());
-    let from = text.find("\"listen\":").unwrap();
-    let to = from + text[from..].find('}').unwrap();
-    fs::write(&config, format!("{}{address}{}", &text[..from], &text[to..])).unwrap();
+    let (before, rest) = text.split_once("\"listen\":\"").unwrap();
+    let (_, after) = rest.split_once('"').unwrap();
+    let address = taken.local_addr().unwrap();
+    fs::write(&config, format!("{before}\"listen\":\"{address}\"{after}")).unwrap();
     let ended = Kasbah::new(["serve", "--config"]).arg(&config).run();
     assert_eq!(ended.code, 3, "{}", ended.stderr);
 }
