@@ -1,6 +1,6 @@
 //! OpenTDF's services of the control plane, and ours, over gRPC.
 //!
-//! A gate in front of them has let the caller in ([`kasbah_auth::GateLayer`]); without it, calls are
+//! A gate in front of them has let the caller in ([`kasbah_auth::Gate`]); without it, calls are
 //! refused. From there on they go the same way everywhere: who is it, is the request sound (in
 //! `validate`), then the rules of [`Registry`], then audit.
 
