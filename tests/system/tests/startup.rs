@@ -131,5 +131,6 @@ fn dev_tokens_are_for_loopback() {
     let (mut setup, _fixture) = sound();
     setup.config["auth"] = json!({ "mode": "dev" });
     setup.config["server"]["listen"] = "0.0.0.0:0".into();
+    setup.config["server"]["plaintext"] = true.into();
     refused(&setup, 2, &["auth.mode", "loopback"]);
 }
