@@ -1,14 +1,23 @@
 //! One request, from its header to its answer.
 
-use std::{convert::Infallible, fmt, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::body::Body;
 use connectrpc::{
     CompressionPolicy, ConnectRpcBody, ConnectRpcService, DeadlinePolicy, Limits, Protocol,
 };
-use http::{HeaderMap, Method, Request, Response, header, request::Parts};
+use http::{HeaderMap, Method, Request, Response, Version, header, request::Parts};
+use http_body_util::{BodyExt, Limited};
 use kasbah_telemetry::{instruments, set_parent};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 use tonic::{Status, async_trait, service::Routes};
 use tower::{ServiceExt, util::BoxCloneSyncService};
 use tracing::Instrument;
@@ -18,12 +27,16 @@ use crate::{
     bridge::Bridge,
     budget::{Counted, Share},
     error::error_response,
-    methods::Methods,
+    methods::{self, Methods},
 };
 
 /// gRPC services in this process.
 pub(crate) type Services =
     BoxCloneSyncService<Request<tonic::body::Body>, Response<tonic::body::Body>, Infallible>;
+
+/// How much of the body of a refused call is read and thrown away, in bytes, and how long it may take.
+const DISCARDED: usize = 64 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Decides who may call, before anything of a body is read.
 #[async_trait]
@@ -152,17 +165,12 @@ impl Front {
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
-        let path = parts.uri.path();
-        let Some(method) = self.methods.get(path.strip_prefix('/').unwrap_or(path)) else {
-            // It says so in the client's protocol.
-            return self.by_runtime(Request::from_parts(parts, Body::empty())).await;
-        };
-        let Ok(_slot) = self.calls.try_acquire() else {
-            return error_response(&Status::resource_exhausted("server busy"), &parts.headers);
-        };
-        let headers = match self.guard.admit(&mut parts).await {
-            Ok(headers) => headers,
-            Err(status) => return error_response(&status, &parts.headers),
+        let Admitted { method, headers, _slot } = match self.admit(&mut parts).await {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                discard(&parts, body).await;
+                return refusal;
+            }
         };
         let mut response = if method.is_unary || !is_grpc(&parts.headers) {
             self.unary(parts, body).await
@@ -171,6 +179,24 @@ impl Front {
         };
         response.headers_mut().extend(headers);
         response
+    }
+
+    /// Lets a call in, or refuses it, by what comes before its body.
+    async fn admit(&self, parts: &mut Parts) -> Result<Admitted<'_>, Response<Body>> {
+        let path = parts.uri.path();
+        let Some(method) = self.methods.get(path.strip_prefix('/').unwrap_or(path)) else {
+            // It says so in the client's protocol.
+            let head = Request::from_parts(parts.clone(), Body::empty());
+            return Err(self.by_runtime(head).await);
+        };
+        let Ok(slot) = self.calls.try_acquire() else {
+            let busy = Status::resource_exhausted("server busy");
+            return Err(error_response(&busy, &parts.headers));
+        };
+        match self.guard.admit(parts).await {
+            Ok(headers) => Ok(Admitted { method, headers, _slot: slot }),
+            Err(status) => Err(error_response(&status, &parts.headers)),
+        }
     }
 
     async fn unary(&self, parts: Parts, body: Body) -> Response<Body> {
@@ -198,6 +224,27 @@ impl Front {
             Err(never) => match never {},
         }
     }
+}
+
+/// A call that was let in.
+struct Admitted<'a> {
+    method: &'a methods::Method,
+    /// For the answer.
+    headers: HeaderMap,
+    _slot: SemaphorePermit<'a>,
+}
+
+/// Throws away what a refused client has sent, as far as it is little and comes soon. A connection of
+/// HTTP/1.1 is reset if it is closed on what nobody has read, and then the client may miss the
+/// answer.
+async fn discard(parts: &Parts, body: Body) {
+    // Who expects to be told sends nothing before.
+    if parts.version >= Version::HTTP_2 || parts.headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let mut rest = Limited::new(body, DISCARDED);
+    let discarded = async { while let Some(Ok(_)) = rest.frame().await {} };
+    let _ = timeout(DISCARD_TIMEOUT, discarded).await;
 }
 
 /// A whole body says how long it is; one of the runtime does not.

@@ -334,6 +334,31 @@ fn over_http2(request: Request<Vec<u8>>) -> Request<Full<Bytes>> {
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
+/// A connection that is closed on what nobody has read is reset, answer and all.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_refused_while_they_send_reads_the_answer() {
+    let (setup, _fixture, _) = in_token();
+    let server = setup.serve();
+    for (path, status) in [(REWRAP, "401"), ("/kas.AccessService/Nothing", "404")] {
+        for part in [1, 2000, 20_000] {
+            let mut stream = TcpStream::connect(&server.address).await.unwrap();
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: kas\r\ncontent-type: application/json\r\n\
+                 content-length: {}\r\nconnection: close\r\n\r\n",
+                3 * part
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..3 {
+                sleep(Duration::from_millis(30)).await;
+                stream.write_all(&vec![b' '; part]).await.unwrap();
+            }
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{part}: {answer}");
+        }
+    }
+}
+
 fn authority() -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
