@@ -1,6 +1,7 @@
 //! `kasbah dev`
 
 use std::{
+    collections::BTreeMap,
     fs, future,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -285,8 +286,10 @@ fn issue(
     write_secret(&directory.join("jwks.json"), &issuer.jwks().to_string())?;
     write_secret(&directory.join("access-token"), &token)?;
     write_secret(&directory.join("client-secret"), secret.expose_secret())?;
-    let credentials = json!({ "clientId": CLIENT, "clientSecret": secret.expose_secret() });
-    write_secret(&directory.join("credentials.json"), &Zeroizing::new(credentials.to_string()))?;
+    let credentials =
+        BTreeMap::from([("clientId", CLIENT), ("clientSecret", secret.expose_secret())]);
+    let credentials = Zeroizing::new(serde_json::to_string(&credentials).or_exit(Exit::Usage)?);
+    write_secret(&directory.join("credentials.json"), &credentials)?;
     Ok(token)
 }
 
